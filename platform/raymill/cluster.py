@@ -1,0 +1,61 @@
+"""Joining a Ray cluster from a job, and asking what it can ever give."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from raymill.errors import Unavailable
+
+PACKAGE = Path(__file__).parent
+
+
+def connect() -> None:
+    """Join the cluster of this job, or that of $RAY_ADDRESS, or start a Ray of this process's own.
+
+    Ships this very package to the workers, so that they run the code that was submitted and not
+    the one that happens to be installed on a node.
+    """
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS", "")
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if address.startswith(("http://", "https://")) and not in_job:
+        raise Unavailable(
+            f"RAY_ADDRESS={address} is the address for submitting; run this as "
+            "`ray job submit --working-dir . -- python jobs/...`, or unset RAY_ADDRESS to run on this machine alone"
+        )
+    ray.init(
+        address=None if in_job or address else "local",
+        runtime_env={"py_modules": [str(PACKAGE)]},
+        log_to_driver=True,
+        ignore_reinit_error=True,
+    )
+
+
+def ceiling() -> dict[str, float]:
+    """Return the most the cluster can ever have of each resource: its autoscaling maximum, or what it has."""
+    import ray
+    from ray._private.state import state
+
+    now = {name: float(amount) for name, amount in ray.cluster_resources().items()}
+    most = state.get_max_resources_from_cluster_config() or {}
+    return {name: max(now.get(name, 0.0), float(most.get(name, 0.0))) for name in {*now, *most}}
+
+
+def check_capacity(workers: int, per_worker: dict[str, float], have: dict[str, float]) -> None:
+    """Refuse a worker group that can never be placed.
+
+    Raises:
+        Unavailable: names the resource, what is asked for, what there can be, and what would fit.
+    """
+    for resource, each in per_worker.items():
+        asked, most = workers * each, have.get(resource, 0.0)
+        if asked > most:
+            fits = math.floor(most / each)
+            way_out = f"use workers={fits}" if fits else f"ask for no {resource}"
+            raise Unavailable(
+                f"{workers} workers with {each:g} {resource} each need {asked:g} {resource}, and this cluster "
+                f"can have {most:g} at most; {way_out}, or raise the cluster's limits"
+            )

@@ -1,0 +1,104 @@
+"""Spec files: YAML into frozen pydantic models, with overrides, and errors a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raymill.errors import SpecError, nearest
+
+
+class Spec(BaseModel):
+    """Base of all specs: immutable, unknown keys refused, fields documented by the string beneath."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def load(spec: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
+    """Return the spec read from a YAML file, with "key.sub=value" overrides applied in order.
+
+    Values of overrides are YAML, so `workers=4` is a number and `hidden=[64, 32]` a list.
+
+    Raises:
+        SpecError: unreadable file, bad YAML, or one line per rule broken.
+    """
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"spec {str(path)!r} cannot be read: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"spec {str(path)!r} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise SpecError(f"spec {str(path)!r} must be a mapping of keys, got {type(document).__name__}")
+    for override in overrides:
+        _apply(document, override)
+    return parse(spec, document, source=str(path))
+
+
+def parse(spec: type[S], document: Any, source: str = "spec") -> S:
+    """Return `document` as a validated `spec`.
+
+    Raises:
+        SpecError: lists every rule broken, each with its key, its value and the nearest right key.
+    """
+    try:
+        return spec.model_validate(document)
+    except ValidationError as error:
+        lines = [_explain(spec, problem) for problem in error.errors(include_url=False)]
+        raise SpecError(f"{source}: " + "; ".join(lines)) from error
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise SpecError(f"--set takes key=value, got {override!r}; example: --set workers=4")
+    node = document
+    *parents, leaf = key.split(".")
+    for depth, parent in enumerate(parents, 1):
+        child = node.get(parent)
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise SpecError(f"--set {key}: {'.'.join(parents[:depth])!r} is a value, not a section")
+        node = child
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {key}: {text!r} is not a YAML value") from error
+
+
+def _explain(spec: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location) or "the spec"
+    if problem["type"] == "extra_forbidden":
+        keys = _keys_at(spec, location[:-1])
+        have = f"; have: {', '.join(sorted(keys))}." if keys else "."
+        return f"unknown key {key!r}{have}{nearest(location[-1], keys)}"
+    if problem["type"] == "missing":
+        return f"key {key!r} is required"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[:1].lower()}{message[1:]}, got {problem['input']!r:.200}"
+
+
+def _keys_at(model: Any, path: Sequence[str]) -> list[str]:
+    """Return the keys a spec has at `path`, following nested specs; [] where the path leaves them."""
+    for part in path:
+        fields = getattr(model, "model_fields", {})
+        if part in fields:
+            model = _spec_in(fields[part].annotation)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _spec_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _spec_in(arg))), None)

@@ -1,0 +1,77 @@
+"""The contract of a flavor. Flavor modules import their framework only inside functions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from raymill.config import Spec
+from raymill.features import Encoder, Features
+
+
+class Predictor(Protocol):
+    """A loaded model; safe to call from one thread at a time."""
+
+    def predict(self, features: Features) -> np.ndarray:
+        """Return float32 scores: [rows], or [rows, classes] for multiclass."""
+        ...
+
+
+class Learner(Protocol):
+    """What a strategy needs of a framework whose models learn by gradients."""
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return a copy of all learned arrays by name."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Replace all learned arrays; names and shapes must be those of `weights()`."""
+        ...
+
+    def gradients(
+        self, features: Features, labels_N: np.ndarray, global_rows: int
+    ) -> tuple[float, dict[str, np.ndarray]]:
+        """Return the summed loss of these rows and the gradient of their part of the global mean.
+
+        Gradients of all parts of a global batch add up to the gradient of its mean loss; no rows
+        give zeros.
+        """
+        ...
+
+    def apply(self, gradients: Mapping[str, np.ndarray]) -> None:
+        """Take one optimiser step."""
+        ...
+
+    def predict(self, features: Features) -> np.ndarray:
+        """Return scores as `Predictor.predict` does."""
+        ...
+
+
+class Flavor(ABC):
+    """Saves, loads and describes models of one framework."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[Spec]]
+    """Hyper-parameters; the section of the train spec that carries the flavor's name."""
+    collective: ClassVar[str]
+    """"module:function" that trains data-parallel with this framework's own collectives."""
+    packages: ClassVar[tuple[str, ...]]
+    """Distributions whose versions belong into the lineage."""
+    tolerance: ClassVar[float] = 1e-5
+    """Largest difference between the predictions of a saved model and of the one in memory."""
+
+    @abstractmethod
+    def save(self, model: Any, directory: Path) -> None:
+        """Write `model` into `directory`, in files that load without pickle."""
+
+    @abstractmethod
+    def load(self, directory: Path, encoder: Encoder) -> Predictor:
+        """Return the model of `directory`, ready to predict.
+
+        Raises:
+            Corrupt: the files are not what this flavor writes.
+        """

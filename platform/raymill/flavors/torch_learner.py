@@ -1,0 +1,86 @@
+"""A torch network that learns: loss, gradients, optimiser; what the strategies hold on each worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from raymill.evaluation import Task
+from raymill.features import Encoder, Features
+from raymill.flavors.torch_flavor import TorchConfig
+from raymill.flavors.torch_mlp import Scorer, TabularMLP
+
+PREDICT_ROWS = 16_384  # rows a forward pass takes at once when predicting, to bound memory
+
+
+class TorchLearner:
+    """Implements `Learner`; `forward` may be swapped for a wrapped network such as DDP's."""
+
+    def __init__(self, encoder: Encoder, config: TorchConfig, *, seed: int, device: str = "cpu") -> None:
+        torch.manual_seed(seed)  # equal initial weights on every worker
+        self.task, self.device = encoder.task, torch.device(device)
+        self.network = TabularMLP(encoder, config.hidden, config.dropout).to(self.device)
+        self.forward: nn.Module = self.network
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+
+    def loss_sum(self, features: Features, labels_N: np.ndarray) -> torch.Tensor:
+        """Return the summed loss over the rows, differentiable; no rows give a zero with a graph."""
+        logits = self.forward(*self._tensors(features))
+        labels = torch.from_numpy(labels_N).to(self.device, non_blocking=True)
+        return loss_sum(self.task, logits, labels)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {name: value.detach().cpu().numpy().copy() for name, value in self.network.named_parameters()}
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        parameters = dict(self.network.named_parameters())
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(torch.from_numpy(np.asarray(weights[name])))
+
+    def gradients(
+        self, features: Features, labels_N: np.ndarray, global_rows: int
+    ) -> tuple[float, dict[str, np.ndarray]]:
+        self.optimizer.zero_grad(set_to_none=False)
+        loss = self.loss_sum(features, labels_N)
+        (loss / global_rows).backward()
+        found = {
+            name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.cpu().numpy().copy()
+            for name, p in self.network.named_parameters()
+        }
+        return float(loss.detach()), found
+
+    def apply(self, gradients: Mapping[str, np.ndarray]) -> None:
+        for name, parameter in self.network.named_parameters():
+            parameter.grad = torch.from_numpy(np.asarray(gradients[name])).to(self.device)
+        self.optimizer.step()
+
+    def predict(self, features: Features) -> np.ndarray:
+        scorer = Scorer(self.network, self.task).eval()
+        with torch.inference_mode():
+            parts = [
+                scorer(*self._tensors(features.take(slice(i, i + PREDICT_ROWS)))).cpu().numpy()
+                for i in range(0, max(len(features), 1), PREDICT_ROWS)
+            ]
+        self.network.train()
+        return np.concatenate(parts)
+
+    def _tensors(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            torch.from_numpy(features.numeric_NF).to(self.device, non_blocking=True),
+            torch.from_numpy(features.codes_NC).to(self.device, non_blocking=True),
+        )
+
+
+def loss_sum(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the summed loss: binary or categorical cross-entropy, or squared error."""
+    if task == "binary":
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+    if task == "multiclass":
+        return nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return nn.functional.mse_loss(logits, labels, reduction="sum")

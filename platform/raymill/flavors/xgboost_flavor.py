@@ -1,0 +1,94 @@
+"""XGBoost models, kept as universal binary JSON (`model.ubj`), which loads without pickle.
+
+Nulls need no policy arithmetic here: NaN is XGBoost's missing value and goes where training found
+best. Categories are split as categories, not as numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from raymill.config import Spec
+from raymill.errors import Corrupt, needs_extra
+from raymill.evaluation import Task
+from raymill.features import Encoder, Features
+from raymill.flavors.base import Flavor, Predictor
+
+MODEL_FILE = "model.ubj"
+OBJECTIVES: dict[Task, str] = {
+    "binary": "binary:logistic",
+    "multiclass": "multi:softprob",
+    "regression": "reg:squarederror",
+}
+
+
+class XGBoostConfig(Spec):
+    """Boosting parameters, by XGBoost's own names where it has them."""
+
+    rounds: int = Field(default=100, ge=1)
+    max_depth: int = Field(default=6, ge=0)
+    learning_rate: float = Field(default=0.1, gt=0)
+    subsample: float = Field(default=1.0, gt=0, le=1)
+    colsample_bytree: float = Field(default=1.0, gt=0, le=1)
+    min_child_weight: float = Field(default=1.0, ge=0)
+    reg_lambda: float = Field(default=1.0, ge=0)
+    max_cat_to_onehot: int = Field(default=4, ge=1)
+    """Categories up to which a categorical split tries one against the rest."""
+    params: dict[str, Any] = {}
+    """Any further XGBoost parameter, passed as it is."""
+
+    def parameters(self, encoder: Encoder, seed: int) -> dict[str, Any]:
+        """Return the parameter dictionary that `xgboost.train` takes."""
+        named = self.model_dump(exclude={"rounds", "params"})
+        named |= {"objective": OBJECTIVES[encoder.task], "tree_method": "hist", "seed": seed}
+        if encoder.task == "multiclass":
+            named["num_class"] = len(encoder.classes)
+        return named | self.params
+
+
+class XGBoostFlavor(Flavor):
+    """Saves and loads boosters."""
+
+    name = "xgboost"
+    Config = XGBoostConfig
+    collective = "raymill.train.xgboost_ddp:fit"
+    packages = ("xgboost", "xgboost-ray")
+
+    def save(self, model: Any, directory: Path) -> None:
+        """Write `model`, an `xgboost.Booster`."""
+        model.save_model(directory / MODEL_FILE)
+
+    def load(self, directory: Path, encoder: Encoder) -> Predictor:
+        with needs_extra("xgboost"):
+            import xgboost
+
+        booster = xgboost.Booster({"nthread": 1})
+        try:
+            booster.load_model(directory / MODEL_FILE)
+        except (xgboost.core.XGBoostError, ValueError) as error:
+            raise Corrupt(f"{directory / MODEL_FILE} is not an XGBoost model: {error}") from error
+        return BoosterPredictor(booster)
+
+
+class BoosterPredictor:
+    """Predicts with a booster in place, without building a DMatrix."""
+
+    def __init__(self, booster: Any) -> None:
+        self._booster = booster
+
+    def predict(self, features: Features) -> np.ndarray:
+        return np.asarray(self._booster.inplace_predict(matrix(features)), np.float32)
+
+
+def matrix(features: Features) -> np.ndarray:
+    """Return float32 [rows, numeric + categorical] columns; codes are exact below 2**24."""
+    return np.concatenate([features.numeric_NF, features.codes_NC.astype(np.float32)], axis=1)
+
+
+def feature_types(encoder: Encoder) -> list[str]:
+    """Return XGBoost's type of each column of `matrix`: q for numbers, c for categories."""
+    return ["q"] * len(encoder.numeric) + ["c"] * len(encoder.categorical)

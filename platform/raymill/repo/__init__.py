@@ -1,0 +1,9 @@
+"""The model repository: immutable versions, movable labels, nothing half-visible."""
+
+from raymill.repo.manifest import Lineage, Manifest
+from raymill.repo.repository import LabelEvent, Repository, Version
+from raymill.repo.version import LoadedVersion, fetch, load_version
+
+__all__ = [
+    "LabelEvent", "Lineage", "LoadedVersion", "Manifest", "Repository", "Version", "fetch", "load_version",
+]  # fmt: skip

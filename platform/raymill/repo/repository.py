@@ -1,0 +1,244 @@
+"""Publish, resolve, label, history, on a local path or any pyarrow or fsspec file system.
+
+Layout, the one that TF Serving and Triton read:
+
+    <root>/<model>/<number>/                    a version: model files, encoder, golden rows, manifest
+    <root>/<model>/_labels/<label>/<number>     one file a move of a label; the highest number holds
+
+A version exists when its manifest does. Where directories rename atomically (local disks, HDFS) the
+version is written aside and renamed into place, and a number that another publisher took meanwhile
+is passed over. On object stores, which cannot rename, the files are put first and the manifest last;
+there one publisher a model at a time is assumed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from raymill.errors import Conflict, Corrupt, InvalidInput, NotFound, nearest
+from raymill.repo.manifest import MANIFEST_FILE, FileEntry, Manifest
+from raymill.storage import Location, copy_tree, locate
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+_RENAME_TRIES = 100
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version: where it is and what it says of itself."""
+
+    number: int
+    location: Location
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class LabelEvent:
+    """One move of a label."""
+
+    label: str
+    version: int
+    at: str
+    by: str
+
+
+class Repository:
+    """Models below one root."""
+
+    def __init__(self, root: str | Location) -> None:
+        self.root = root if isinstance(root, Location) else locate(root)
+
+    def models(self) -> list[str]:
+        """Return the names of all models that have a version, sorted."""
+        return [child.name for child in self.root.children() if self.versions(child.name)]
+
+    def versions(self, model: str) -> list[int]:
+        """Return the numbers of all whole versions, ascending; [] for an unknown model."""
+        if not _NAME.match(model):
+            return []
+        children = (self.root / model).children()
+        return sorted(
+            int(child.name)
+            for child in children
+            if child.name.isdigit() and (child / MANIFEST_FILE).exists()
+        )
+
+    def version(self, model: str, number: int) -> Version:
+        """Return one version.
+
+        Raises:
+            NotFound: unknown model or version; the message lists what there is.
+            Corrupt: its manifest cannot be read.
+        """
+        location = self.root / model / str(number)
+        if number not in self.versions(model):
+            raise NotFound(self._absent(model, f"version {number}"))
+        document = (location / MANIFEST_FILE).read_bytes()
+        try:
+            manifest = Manifest.model_validate_json(document)
+        except ValueError as error:
+            raise Corrupt(f"manifest of {location.uri!r} cannot be read: {error}") from error
+        return Version(number, location, manifest)
+
+    def resolve(self, model: str, wanted: str | int = "latest") -> int:
+        """Return the version number behind "latest", a label, or a number.
+
+        Raises:
+            NotFound: unknown model, version or label.
+        """
+        if isinstance(wanted, int) or wanted.isdigit():
+            if int(wanted) not in self.versions(model):
+                raise NotFound(self._absent(model, f"version {wanted}"))
+            return int(wanted)
+        if wanted == "latest":
+            versions = self.versions(model)
+            if not versions:
+                raise NotFound(self._absent(model, "any version"))
+            return versions[-1]
+        labels = self.labels(model)
+        if wanted not in labels:
+            raise NotFound(self._absent(model, f"label {wanted!r}"))
+        return labels[wanted]
+
+    def publish(self, model: str, staged: Path, manifest: Manifest, check: Callable[[Path], None]) -> Version:
+        """Make the files of a local directory the next version of `model`.
+
+        Args:
+            staged: Local directory with every file but the manifest, which is added here, hashes filled.
+            check: Called with `staged` before anything is visible; raises to refuse the version. Called
+                again with what was read back where the repository is not this disk.
+
+        Raises:
+            InvalidInput: a model name that no path or URL should hold.
+        """
+        if not _NAME.match(model):
+            raise InvalidInput(
+                f"model name {model!r} must be letters, digits, '.', '_' or '-', at most 128, "
+                "starting with a letter or digit"
+            )
+        manifest = manifest.model_copy(update={"files": _entries(staged)})
+        check(staged)
+        (staged / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+        source = locate(staged)
+        home = self.root / model
+        home.make_directory()
+        if home.renames_are_atomic():
+            number = self._rename_in(source, home)
+        else:
+            number = self._put_in(source, home)
+        return self.version(model, number)
+
+    def label(self, model: str, label: str, wanted: str | int) -> LabelEvent:
+        """Point `label` at a version; the history keeps every move.
+
+        Raises:
+            NotFound: the version does not exist.
+            InvalidInput: a label that could be taken for a number, or for "latest".
+        """
+        if not _NAME.match(label) or label.isdigit() or label == "latest":
+            raise InvalidInput(
+                f"label {label!r} must be letters, digits, '.', '_' or '-', not a number and not 'latest'"
+            )
+        event = LabelEvent(label, self.resolve(model, wanted), _now(), os.environ.get("USER", "unknown"))
+        folder = self.root / model / "_labels" / label
+        folder.make_directory()
+        document = {"version": event.version, "at": event.at, "by": event.by}
+        taken = [int(child.name) for child in folder.children() if child.name.isdigit()]
+        (folder / f"{max(taken, default=0) + 1:08d}").replace_bytes(json.dumps(document).encode())
+        return event
+
+    def labels(self, model: str) -> dict[str, int]:
+        """Return every label with the version it points at now."""
+        folder = self.root / model / "_labels"
+        return {child.name: self.history(model, child.name)[-1].version for child in folder.children()}
+
+    def history(self, model: str, label: str) -> list[LabelEvent]:
+        """Return every move of a label, oldest first. Raises NotFound for an unknown label."""
+        folder = self.root / model / "_labels" / label
+        events = [
+            LabelEvent(label=label, **json.loads(child.read_bytes()))
+            for child in folder.children()
+            if child.name.isdigit()
+        ]
+        if not events:
+            raise NotFound(f"model {model!r} has no label {label!r}")
+        return events
+
+    def rollback(self, model: str, label: str) -> LabelEvent:
+        """Point `label` back at the version it had before its present one.
+
+        Raises:
+            Conflict: it never pointed anywhere else.
+        """
+        events = self.history(model, label)
+        before = [event.version for event in events if event.version != events[-1].version]
+        if not before:
+            raise Conflict(
+                f"label {label!r} of {model!r} has only ever pointed at version {events[-1].version}"
+            )
+        return self.label(model, label, before[-1])
+
+    def _rename_in(self, source: Location, home: Location) -> int:
+        aside = home / f"_publishing-{uuid.uuid4().hex}"
+        try:
+            aside.make_directory()
+            copy_tree(source, aside)
+            for _ in range(_RENAME_TRIES):
+                number = _next_number(home)
+                target = home / str(number)
+                try:
+                    aside.filesystem.move(aside.path, target.path)
+                except OSError:
+                    if not target.exists():
+                        raise
+                    continue  # another publisher took this number between the listing and the rename
+                return number
+        finally:
+            aside.remove()
+        raise Conflict(f"no free version number below {home.uri!r} after {_RENAME_TRIES} tries")
+
+    def _put_in(self, source: Location, home: Location) -> int:
+        number = _next_number(home)
+        target = home / str(number)
+        target.make_directory()
+        for child in source.children():
+            if child.name != MANIFEST_FILE:
+                (target / child.name).write_bytes(child.read_bytes())
+        (target / MANIFEST_FILE).replace_bytes((source / MANIFEST_FILE).read_bytes())
+        return number
+
+    def _absent(self, model: str, what: str) -> str:
+        versions = self.versions(model)
+        if not versions:
+            models = self.models()
+            have = f"; have: {', '.join(models)}." if models else "; it is empty."
+            return f"repository {self.root.uri!r} has no model {model!r}{have}{nearest(model, models)}"
+        labels = ", ".join(f"{label} -> {number}" for label, number in self.labels(model).items())
+        numbers = ", ".join(map(str, versions[-10:]))
+        return f"model {model!r} has no {what}; versions: {numbers}; labels: {labels or 'none'}"
+
+
+def _entries(staged: Path) -> tuple[FileEntry, ...]:
+    source = locate(staged)
+    return tuple(
+        FileEntry(
+            path=file.path.removeprefix(source.path).lstrip("/"), bytes=int(info.size), sha256=file.sha256()
+        )
+        for file, info in source.files()
+    )
+
+
+def _next_number(home: Location) -> int:
+    """One above every number ever used here, half-written ones of a crashed publisher included."""
+    return max((int(child.name) for child in home.children() if child.name.isdigit()), default=0) + 1
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

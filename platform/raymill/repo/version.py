@@ -1,0 +1,83 @@
+"""Bringing a version to this machine, checking every byte, and loading it ready to predict."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raymill.errors import Corrupt
+from raymill.features import Encoder
+from raymill.flavors import FLAVORS, Predictor
+from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, Golden
+from raymill.repo.repository import Version
+
+
+@dataclass(frozen=True)
+class LoadedVersion:
+    """A version in memory."""
+
+    version: Version
+    encoder: Encoder
+    predictor: Predictor
+
+    def predict_columns(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
+        """Return float32 scores of plain columns. Raises InvalidInput naming the column and row."""
+        return self.predictor.predict(self.encoder.encode_columns(columns))
+
+
+def fetch(version: Version, directory: Path) -> Path:
+    """Copy a version's files into a local directory and return it, every hash checked.
+
+    Raises:
+        Corrupt: a file is missing, or its bytes are not those that were published.
+    """
+    for entry in version.manifest.files:
+        source = version.location / entry.path
+        if not source.exists():
+            raise Corrupt(f"{source.uri!r} is missing; the version is damaged, publish it again")
+        data = source.read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        if found != entry.sha256:
+            raise Corrupt(
+                f"{source.uri!r} has SHA-256 {found[:12]}..., its manifest says {entry.sha256[:12]}...; "
+                "the version is damaged, publish it again"
+            )
+        target = directory / entry.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    return directory
+
+
+def load_version(version: Version, directory: Path) -> LoadedVersion:
+    """Fetch a version into `directory`, load it and prove it on its golden rows.
+
+    Raises:
+        Corrupt: damaged files, or golden rows that predict otherwise here.
+    """
+    fetch(version, directory)
+    encoder = Encoder.model_validate_json((directory / ENCODER_FILE).read_bytes())
+    predictor = FLAVORS.load(version.manifest.flavor)().load(directory, encoder)
+    check_golden(directory, encoder, predictor)
+    return LoadedVersion(version, encoder, predictor)
+
+
+def check_golden(directory: Path, encoder: Encoder, predictor: Predictor) -> None:
+    """Predict the golden rows of `directory`.
+
+    Raises:
+        Corrupt: a prediction differs by more than the golden file's tolerance.
+    """
+    golden = Golden.model_validate_json((directory / GOLDEN_FILE).read_bytes())
+    scores = predictor.predict(encoder.encode_columns(golden.inputs))
+    expected = np.asarray(golden.scores, np.float32)
+    worst = float(np.abs(scores - expected).max()) if scores.shape == expected.shape else float("inf")
+    if not worst <= golden.tolerance:
+        raise Corrupt(
+            f"golden rows predict otherwise here: largest difference {worst:g}, allowed {golden.tolerance:g} "
+            f"({directory}); the model file, the encoder or a library is not the published one"
+        )

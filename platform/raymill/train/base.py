@@ -1,0 +1,41 @@
+"""What a strategy is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from raymill.data import Snapshot
+from raymill.features import Encoder
+from raymill.flavors import Flavor
+from raymill.train.spec import TrainSpec
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A validated run: nothing in it can be refused any more for being malformed."""
+
+    spec: TrainSpec
+    run: str
+    flavor: Flavor
+    encoder: Encoder
+    snapshots: Mapping[str, Snapshot]
+    """By dataset role; train and validation are always there."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained model in memory, in the form its flavor saves, and how training went."""
+
+    model: Any
+    rows_seen: int
+    """Training rows over all epochs; each counts once however often workers died."""
+    history: list[dict[str, float]]
+    """One entry an epoch or a boosting round that was evaluated."""
+
+
+class Strategy(Protocol):
+    """How workers agree on one model."""
+
+    def fit(self, job: TrainJob) -> Outcome: ...

@@ -1,0 +1,158 @@
+"""XGBoost through xgboost-ray: every actor holds its row groups, histograms are all-reduced.
+
+xgboost-ray shards lists of files; here a data source of our own gives it row groups of the snapshot,
+encoded by the encoder that serving uses, so that a dataset of one big file trains on many workers.
+Boosting reads all rows each round: of the read order only `full` makes sense.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xgboost
+from xgboost_ray import RayDMatrix, RayParams
+from xgboost_ray import train as xgboost_ray_train
+from xgboost_ray.data_sources import DataSource
+from xgboost_ray.session import get_actor_rank
+
+from raymill.data import Snapshot
+from raymill.data.decode import Decoder
+from raymill.errors import Unsupported
+from raymill.features import Encoder
+from raymill.flavors.xgboost_flavor import XGBoostConfig, feature_types, matrix
+from raymill.progress import INTERVAL_S
+from raymill.train.base import Outcome, TrainJob
+
+LABEL = "__label__"
+DECODE_THREADS = 2
+
+
+@dataclass(frozen=True)
+class EncodedRowGroups:
+    """What xgboost-ray calls the data: all row groups; each actor loads its own."""
+
+    snapshot: Snapshot
+    encoder: Encoder
+
+
+class RowGroupSource(DataSource):  # type: ignore[misc]
+    """Hands row groups to xgboost-ray's actors; a shard is a row group's number."""
+
+    supports_central_loading = False
+    supports_distributed_loading = True
+
+    @staticmethod
+    def is_data_type(data: Any, filetype: Any = None) -> bool:
+        return isinstance(data, EncodedRowGroups)
+
+    @staticmethod
+    def get_n(data: EncodedRowGroups) -> int:
+        return data.snapshot.groups
+
+    @staticmethod
+    def load_data(
+        data: EncodedRowGroups,
+        ignore: Sequence[str] | None = None,
+        indices: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> pd.DataFrame:
+        """Return the encoded rows of the row groups `indices`, with their labels."""
+        decoder = Decoder(data.snapshot, data.encoder)
+        groups = list(range(data.snapshot.groups) if indices is None else indices)
+        rows = data.snapshot.group_rows_G[groups].tolist()
+        features, labels_N = decoder.empty(sum(rows))
+        starts = np.cumsum([0, *rows])
+        with ThreadPoolExecutor(DECODE_THREADS) as pool:
+            fills = [
+                pool.submit(
+                    decoder.decode_into, group, 0, count,
+                    features.take(slice(start, start + count)), labels_N[start : start + count],
+                )
+                for group, count, start in zip(groups, rows, starts.tolist(), strict=False)
+            ]  # fmt: skip
+            for fill in fills:
+                fill.result()
+        frame = pd.DataFrame(matrix(features), columns=_column_names(data.encoder), copy=False)
+        frame[LABEL] = labels_N
+        return frame
+
+
+def fit(job: TrainJob) -> Outcome:
+    """Boost on `workers` xgboost-ray actors and return the booster.
+
+    Raises:
+        Unsupported: a read order that leaves rows out.
+    """
+    spec, encoder, snapshot = job.spec, job.encoder, job.snapshots["train"]
+    if spec.read.order != "full":
+        raise Unsupported(
+            f"flavor xgboost reads all rows every round, read order {spec.read.order!r} would not be kept; "
+            "use order full, or a torch flavor"
+        )
+    config: XGBoostConfig = spec.flavor_config()
+    data = RayDMatrix(
+        EncodedRowGroups(snapshot, encoder),
+        label=LABEL,
+        feature_types=feature_types(encoder),
+        enable_categorical=True,
+        distributed=True,
+    )
+    data.loader.data_source = RowGroupSource
+    evals_result: dict[str, Any] = {}
+    booster = xgboost_ray_train(
+        config.parameters(encoder, spec.seed),
+        data,
+        num_boost_round=config.rounds,
+        evals=[(data, "train")],
+        evals_result=evals_result,
+        verbose_eval=False,
+        callbacks=[_ProgressCallback(config.rounds, snapshot.rows)],
+        ray_params=RayParams(
+            num_actors=min(spec.workers, snapshot.groups),
+            cpus_per_actor=max(1, int(spec.cpus_per_worker)),
+            gpus_per_actor=1 if spec.gpu else 0,
+            max_actor_restarts=spec.max_failures,
+        ),
+    )
+    history = [
+        {"round": float(i + 1)} | {f"train_{name}": values[i] for name, values in evals_result["train"].items()}
+        for i in range(config.rounds)
+    ]
+    return Outcome(booster, rows_seen=snapshot.rows * config.rounds, history=history)
+
+
+class _ProgressCallback(xgboost.callback.TrainingCallback):  # type: ignore[misc]
+    """Prints a line now and then from the first actor."""
+
+    def __init__(self, rounds: int, rows: int) -> None:
+        super().__init__()
+        self._rounds, self._rows = rounds, rows
+        self._started = self._last = 0.0
+
+    def before_training(self, model: Any) -> Any:
+        self._started = self._last = time.monotonic()
+        return model
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        now, done = time.monotonic(), epoch + 1
+        last = done == self._rounds
+        if get_actor_rank() == 0 and (last or now - self._last >= INTERVAL_S):
+            self._last = now
+            seconds = max(now - self._started, 1e-9)
+            losses = ", ".join(f"{name} {values[-1]:.4f}" for name, values in evals_log["train"].items())
+            ending = "done" if last else f"{(self._rounds - done) * seconds / done:.0f} s left"
+            print(
+                f"round {done}/{self._rounds}, {done * self._rows / seconds:,.0f} rows/s, {losses}, {ending}",
+                flush=True,
+            )
+        return False
+
+
+def _column_names(encoder: Encoder) -> list[str]:
+    return [column.name for column in (*encoder.numeric, *encoder.categorical)]
