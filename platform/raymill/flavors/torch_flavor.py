@@ -1,17 +1,11 @@
 """PyTorch models, kept as exported programs (`torch.export`, a .pt2 archive).
 
-The archive is a zip of a JSON graph and raw weight bytes. Its format also allows pickled payloads
-and symbolic expressions that are evaluated as text; ours have none of the first and only plain
-arithmetic in the second, and `load` refuses an archive that has more: nothing from a repository is
-ever unpickled or evaluated. See docs/decisions/0003-model-format.md.
+The archive is a zip of a JSON graph and raw weight bytes. Its format allows much more, which loading
+would unpickle or evaluate; `load` refuses an archive that has any of it (torch_archive.py).
 """
 
 from __future__ import annotations
 
-import json
-import re
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +16,9 @@ from raymill.config import Spec
 from raymill.errors import Corrupt, needs_extra
 from raymill.features import Encoder, Features
 from raymill.flavors.base import Flavor, Predictor
+from raymill.flavors.torch_archive import refuse_unsafe
 
 PROGRAM_FILE = "model.pt2"
-_SAFE_EXPRESSION = re.compile(  # what the exporter writes for shapes: names, whole numbers, arithmetic
-    r"^(?:Symbol\('[su]\d+'|Integer\(|(?:positive|nonnegative|integer)=True|-?\d+"
-    r"|Add|Mul|Pow|Max|Min|Mod|FloorDiv|[-+*(), ])*$"
-)
 
 
 class TorchConfig(Spec):
@@ -73,7 +64,11 @@ class TorchFlavor(Flavor):
 
         path = directory / PROGRAM_FILE
         refuse_unsafe(path)
-        return _TorchPredictor(torch.export.load(path).module())
+        try:
+            program = torch.export.load(path).module()
+        except Exception as error:  # of a dozen types; all mean that these bytes are no program
+            raise Corrupt(f"{path} is not an exported program: {error!r:.300}") from error
+        return _TorchPredictor(program)
 
 
 class _TorchPredictor:
@@ -86,39 +81,3 @@ class _TorchPredictor:
         with torch.inference_mode():
             scores = self._program(torch.from_numpy(features.numeric_NF), torch.from_numpy(features.codes_NC))
         return np.asarray(scores.numpy())
-
-
-def refuse_unsafe(path: Path) -> None:
-    """Refuse an archive that would have loading it unpickle or evaluate anything.
-
-    Raises:
-        Corrupt: not an archive, a pickled payload, or an expression beyond plain arithmetic.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith(".json"):
-                    _check_document(json.loads(archive.read(name)), f"{path.name}:{name}")
-                elif name.endswith((".pkl", ".pickle")) or "/sample_inputs/" in name and archive.read(name):
-                    raise Corrupt(f"{path}: {name} is pickled; refused. Publish the model again with Raymill")
-    except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError, FileNotFoundError) as error:
-        raise Corrupt(f"{path} is not an exported program: {error}") from error
-
-
-def _check_document(document: Any, where: str) -> None:
-    for key, value in _walk(document):
-        if key == "use_pickle" and value:
-            raise Corrupt(f"{where}: a pickled payload is refused; publish the model again with Raymill")
-        if key == "expr_str" and not _SAFE_EXPRESSION.match(str(value)):
-            raise Corrupt(f"{where}: expression {value!r:.80} is more than shape arithmetic; refused")
-
-
-def _walk(node: Any) -> Iterator[tuple[str, Any]]:
-    stack = [node]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, dict):
-            yield from node.items()
-            stack.extend(node.values())
-        elif isinstance(node, list):
-            stack.extend(node)
