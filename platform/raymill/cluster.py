@@ -59,3 +59,17 @@ def check_capacity(workers: int, per_worker: dict[str, float], have: dict[str, f
                 f"{workers} workers with {each:g} {resource} each need {asked:g} {resource}, and this cluster "
                 f"can have {most:g} at most; {way_out}, or raise the cluster's limits"
             )
+
+
+def dashboard_url() -> str:
+    """Return the dashboard's address as the cluster knows it.
+
+    Raises:
+        Unavailable: the cluster runs without a dashboard, through which Serve and jobs are reached.
+    """
+    import ray
+
+    url = ray._private.worker.global_worker.node.address_info.get("webui_url")
+    if not url:
+        raise Unavailable("this cluster has no dashboard; start it with one, as `raymill up` does")
+    return f"http://{url}"

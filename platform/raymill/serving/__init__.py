@@ -1,0 +1,14 @@
+"""Serving: one protocol-free plane, wire protocols that only translate, the Ray Serve deployment."""
+
+from typing import TYPE_CHECKING
+
+from raymill.registry import Registry
+
+if TYPE_CHECKING:
+    from raymill.serving.http import HttpProtocol
+
+PROTOCOLS: "Registry[type[HttpProtocol]]" = Registry(
+    "wire protocol", {"tfserving_rest": "raymill.serving.tfserving_rest:TFServingRest"}
+)
+
+__all__ = ["PROTOCOLS"]

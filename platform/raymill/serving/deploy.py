@@ -1,0 +1,96 @@
+"""Deploying a serve spec: the same document that `serve deploy` sends, sent and waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from raymill.errors import RaymillError, Unavailable
+from raymill.repo import Repository
+from raymill.serving.spec import ServeSpec
+
+APPLICATION = "models"
+IMPORT_PATH = "serve_apps.models:app"
+WAIT_S = 180.0
+
+INGRESS_ENVIRONMENT = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+}
+"""Serve's fast ingress: HAProxy in front of the replicas, throughput mode in them. Read when the
+controller starts; nodes carry it in their start environment as well (see `raymill up`, cluster.yaml)."""
+
+
+class DeployFailed(RaymillError):
+    """Serve could not bring the application up; the message is Serve's own."""
+
+
+def document(spec: ServeSpec) -> dict[str, Any]:
+    """Return the Serve configuration of a spec, the content of a file for `serve deploy`."""
+    return {
+        "controller_options": {"runtime_env": {"env_vars": INGRESS_ENVIRONMENT}},
+        "proxy_location": "EveryNode",
+        "http_options": {"host": spec.host, "port": spec.port},
+        "applications": [
+            {
+                "name": APPLICATION,
+                "route_prefix": "/",
+                "import_path": IMPORT_PATH,
+                "args": spec.model_dump(mode="json", exclude_defaults=True),
+            }
+        ],
+    }
+
+
+def check(spec: ServeSpec) -> dict[str, dict[str, int]]:
+    """Return, by model, the version behind everything that is to be served.
+
+    Raises:
+        NotFound: a model, version or label that is not in the repository.
+    """
+    repository = Repository(spec.repository)
+    return {
+        name: {str(wanted): repository.resolve(name, wanted) for wanted in model.serve}
+        for name, model in spec.models.items()
+    }
+
+
+def deploy(
+    spec: ServeSpec,
+    dashboard: str,
+    *,
+    wait_s: float = WAIT_S,
+    say: Callable[[str], None] = lambda line: print(line, flush=True),
+) -> dict[str, Any]:
+    """Deploy `spec` through the dashboard at `dashboard`, wait until it serves, and return where.
+
+    Raises:
+        NotFound: see `check`.
+        DeployFailed: Serve gave up, with its message.
+        Unavailable: not up after `wait_s` seconds.
+    """
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    versions = check(spec)
+    client = ServeSubmissionClient(dashboard)
+    client.deploy_applications(document(spec))
+    deadline, last = time.monotonic() + wait_s, ""
+    while time.monotonic() < deadline:
+        found = client.get_serve_details().get("applications", {}).get(APPLICATION, {})
+        status, message = found.get("status", "NOT_STARTED"), found.get("message", "")
+        if status != last:
+            say(f"application {APPLICATION}: {status}")
+            last = status
+        if status == "RUNNING":
+            return {"url": f"http://{_reachable(spec.host)}:{spec.port}", "models": versions}
+        if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise DeployFailed(f"application {APPLICATION} did not come up: {message}")
+        time.sleep(0.5)
+    raise Unavailable(
+        f"application {APPLICATION} is {last} after {wait_s:.0f} s; see the dashboard's Serve page at {dashboard}"
+    )
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host
