@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,9 +16,7 @@ from raymill.errors import SpecError, nearest
 class Spec(BaseModel):
     """Base of all specs: immutable, unknown keys refused, fields documented by the string beneath."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Spec)
@@ -35,6 +34,8 @@ def load(spec: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"spec {str(path)!r} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"spec {str(path)!r} is not text in UTF-8: {error}") from error
     except yaml.YAMLError as error:
         raise SpecError(f"spec {str(path)!r} is not valid YAML: {error}") from error
     if not isinstance(document, dict):
@@ -85,17 +86,29 @@ def _explain(spec: type[BaseModel], problem: Any) -> str:
         return f"unknown key {key!r}{have}{nearest(location[-1], keys)}"
     if problem["type"] == "missing":
         return f"key {key!r} is required"
+    if problem["type"] == "invalid_key":
+        return (
+            f"key {problem['input']!r} is not text; YAML reads a bare on, off, yes or no as true or false, "
+            "and digits as a number: put it in quotes"
+        )
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {message[:1].lower()}{message[1:]}, got {problem['input']!r:.200}"
 
 
-def _keys_at(model: Any, path: Sequence[str]) -> list[str]:
-    """Return the keys a spec has at `path`, following nested specs; [] where the path leaves them."""
+def _keys_at(annotation: Any, path: Sequence[str]) -> list[str]:
+    """Return the keys a spec has at `path`, through nested specs and tables; [] where it leaves them."""
     for part in path:
-        fields = getattr(model, "model_fields", {})
-        if part in fields:
-            model = _spec_in(fields[part].annotation)
-    return list(getattr(model, "model_fields", {}))
+        annotation = _inside(annotation, part)
+    return list(getattr(_spec_in(annotation), "model_fields", {}))
+
+
+def _inside(annotation: Any, part: str) -> Any:
+    """Return the type of what `annotation` holds under `part`: a field, a table's value, a list's item."""
+    spec = _spec_in(annotation)
+    if spec is annotation or get_origin(annotation) in (Union, UnionType):
+        field = getattr(spec, "model_fields", {}).get(part)
+        return field.annotation if field else None
+    return spec
 
 
 def _spec_in(annotation: Any) -> Any:

@@ -41,7 +41,7 @@ _TEXTS = {
 }
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 _CONTEXT = re.compile(r'[\w\[\]", ]*')
-_WAY_OUT = "refused: a repository's files are never unpickled or evaluated. Publish the model again with Raymill"
+_WAY_OUT = "refused: stored files are never unpickled or evaluated. Publish the model again with Raymill"
 
 
 def refuse_unsafe(path: Path) -> None:
