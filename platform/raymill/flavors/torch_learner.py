@@ -48,7 +48,7 @@ class TorchLearner:
     ) -> tuple[float, dict[str, np.ndarray]]:
         self.optimizer.zero_grad(set_to_none=False)
         loss = self.loss_sum(features, labels_N)
-        (loss / global_rows).backward()
+        torch.autograd.backward(loss / global_rows)
         found = {
             name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.cpu().numpy().copy()
             for name, p in self.network.named_parameters()

@@ -19,12 +19,16 @@ STANDARDISED_LIMIT = 10.0  # clips what lies ten deviations out, so one wild val
 
 
 def embedding_size(categories: int) -> int:
-    """Return the width of an embedding; the fourth-root rule, doubled, within [2, 32]."""
-    return min(MAX_EMBEDDING, max(2, round(2 * categories**0.25 * 1.5)))
+    """Return the width of an embedding: three times the fourth root, within [2, 32]."""
+    return min(MAX_EMBEDDING, max(2, round(3.0 * float(categories) ** 0.25)))
 
 
 class TabularMLP(nn.Module):
     """Logits [N] (binary, regression) or [N, classes] of encoded rows."""
+
+    mean_F: torch.Tensor
+    scale_F: torch.Tensor
+    nullable_I: torch.Tensor
 
     def __init__(self, encoder: Encoder, hidden: tuple[int, ...], dropout: float) -> None:
         super().__init__()
@@ -34,8 +38,9 @@ class TabularMLP(nn.Module):
         nullable = [j for j, column in enumerate(numeric) if column.nulls == "mean"]
         self.register_buffer("nullable_I", torch.tensor(nullable, dtype=torch.int64))
         sizes = [len(column.vocabulary) + 1 for column in encoder.categorical]
-        self.embeddings = nn.ModuleList(nn.Embedding(size, embedding_size(size)) for size in sizes)
-        for embedding in self.embeddings:
+        embeddings = [nn.Embedding(size, embedding_size(size)) for size in sizes]
+        self.embeddings = nn.ModuleList(embeddings)
+        for embedding in embeddings:
             nn.init.normal_(embedding.weight, std=0.05)
             nn.init.zeros_(embedding.weight[0])  # unknown: training rarely sees it, so it says nothing
         width = len(numeric) + len(nullable) + sum(embedding_size(size) for size in sizes)
@@ -55,7 +60,7 @@ class TabularMLP(nn.Module):
         standard_NF = torch.where(missing_NF, torch.zeros_like(standard_NF), standard_NF)
         parts = [standard_NF, missing_NF[:, self.nullable_I].to(numeric_NF.dtype)]
         parts += [embed(codes_NC[:, j]) for j, embed in enumerate(self.embeddings)]
-        logits = self.layers(torch.cat(parts, dim=1))
+        logits: torch.Tensor = self.layers(torch.cat(parts, dim=1))
         return logits.squeeze(1) if self.squeeze else logits
 
 
@@ -67,7 +72,7 @@ class Scorer(nn.Module):
         self.network, self.task = network, task
 
     def forward(self, numeric_NF: torch.Tensor, codes_NC: torch.Tensor) -> torch.Tensor:
-        logits = self.network(numeric_NF, codes_NC)
+        logits: torch.Tensor = self.network(numeric_NF, codes_NC)
         if self.task == "binary":
             return torch.sigmoid(logits)
         return torch.softmax(logits, dim=1) if self.task == "multiclass" else logits

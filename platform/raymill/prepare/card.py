@@ -50,7 +50,11 @@ def to_json(card: dict[str, Any]) -> bytes:
 def to_markdown(card: dict[str, Any]) -> bytes:
     """Return the card as a page a person reads."""
     counts = card["counts"]
-    lines = ["# Data card", "", f"{counts['read']:,} rows read, {counts['no_outcome']:,} left out for a null in "]
+    lines = [
+        "# Data card",
+        "",
+        f"{counts['read']:,} rows read, {counts['no_outcome']:,} left out for a null in ",
+    ]
     lines[-1] += f"a required column, {counts['outside']:,} in no split."
     for split, found in card["splits"].items():
         lines += ["", f"## {split}: {found['rows']:,} rows in {found['row_groups']} row groups", ""]

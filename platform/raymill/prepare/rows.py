@@ -40,8 +40,8 @@ class Joiner:
         if doubled := int(frame.duplicated(list(spec.keys)).sum()):
             example = frame[frame.duplicated(list(spec.keys))].iloc[0][list(spec.keys)].to_dict()
             raise DataError(
-                f"join table {spec.source.path!r} has {doubled} rows whose key ({', '.join(spec.keys)}) occurs "
-                f"before, such as {example}; a row would match twice: join on more columns"
+                f"join table {spec.source.path!r} has {doubled} rows whose key ({', '.join(spec.keys)}) "
+                f"occurs before, such as {example}; a row would match twice: join on more columns"
             )
         return cls(spec, frame.rename(columns=spec.columns))
 
@@ -85,7 +85,9 @@ def require_columns(have: Sequence[str] | pd.Index, wanted: Sequence[str], where
     names = [str(name) for name in have]
     for name in wanted:
         if name not in names:
-            raise DataError(f"{where} has no column {name!r}; have: {', '.join(names)}.{nearest(name, names)}")
+            raise DataError(
+                f"{where} has no column {name!r}; have: {', '.join(names)}.{nearest(name, names)}"
+            )
 
 
 def _splits(frame: pd.DataFrame, spec: PrepareSpec) -> pd.Series:
@@ -96,7 +98,8 @@ def _splits(frame: pd.DataFrame, spec: PrepareSpec) -> pd.Series:
         if bool((mine & taken).any()):
             row = frame[mine & taken].iloc[0].to_dict()
             raise DataError(
-                f"split {name!r} ({condition}) overlaps an earlier split; a row in both would leak: {row!s:.300}"
+                f"split {name!r} ({condition}) overlaps an earlier split; "
+                f"a row in both would leak: {row!s:.300}"
             )
         splits[mine] = name
         taken |= mine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import uuid
 from collections import Counter
 from typing import Any
@@ -86,6 +87,8 @@ def _split_rows(spec: PrepareSpec) -> tuple[dict[str, int], dict[str, Any]]:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True  # equal specs give equal files
     context.enable_progress_bars = False  # in a log they are pages of noise; what was done is printed here
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    print(f"reading {spec.source.path}", flush=True)
     joiners = ray.put([Joiner.of(join, read_table(join.source)) for join in spec.joins])
     rows = (
         open_dataset(spec.source)
@@ -100,13 +103,15 @@ def _split_rows(spec: PrepareSpec) -> tuple[dict[str, int], dict[str, Any]]:
     for row in counted:
         counts[row["split"]] += row["rows"]
     print(
-        f"read {sum(counts.values()):,} rows: {counts[NO_OUTCOME]:,} with a null in {', '.join(spec.require)}, "
-        f"{counts[NO_SPLIT]:,} in no split",
+        f"read {sum(counts.values()):,} rows: {counts[NO_OUTCOME]:,} with a null in "
+        f"{', '.join(spec.require) or 'no column'}, {counts[NO_SPLIT]:,} in no split",
         flush=True,
     )
     for name, condition in spec.split.items():
         if not counts.get(name):
-            raise DataError(f"split {name!r} ({condition}) holds no rows; of {sum(counts.values()):,} rows read")
+            raise DataError(
+                f"split {name!r} ({condition}) holds no rows; of {sum(counts.values()):,} rows read"
+            )
     return counts, {name: rows.map_batches(_Only(name), batch_format="pyarrow") for name in spec.split}
 
 

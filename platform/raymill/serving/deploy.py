@@ -88,7 +88,8 @@ def deploy(
             raise DeployFailed(f"application {APPLICATION} did not come up: {message}")
         time.sleep(0.5)
     raise Unavailable(
-        f"application {APPLICATION} is {last} after {wait_s:.0f} s; see the dashboard's Serve page at {dashboard}"
+        f"application {APPLICATION} is {last} after {wait_s:.0f} s; "
+        f"see the dashboard's Serve page at {dashboard}"
     )
 
 

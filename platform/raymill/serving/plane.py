@@ -177,7 +177,11 @@ class Plane:
                 {number: kept.get(number) or self._load(name, number) for number in dict.fromkeys(numbers)},
                 labels,
             )
-            if old and (old.default, old.labels, set(old.versions)) == (new.default, labels, set(new.versions)):
+            if old and (old.default, old.labels, set(old.versions)) == (
+                new.default,
+                labels,
+                set(new.versions),
+            ):
                 return
             self._served[name] = new
             for gone in kept.keys() - new.versions.keys():

@@ -128,12 +128,14 @@ def _from_columns(inputs: Any, names: list[str]) -> dict[str, list[Any]]:
 def _from_rows(instances: Any, names: list[str]) -> dict[str, list[Any]]:
     if not isinstance(instances, list) or not instances:
         raise InvalidInput(f"'instances' must be a list of at least one row, got {_kind(instances)}")
-    if len(names) == 1 and not isinstance(instances[0], dict) or _is_b64(instances[0]):
+    if (len(names) == 1 and not isinstance(instances[0], dict)) or _is_b64(instances[0]):
         instances = [{names[0]: value} for value in instances]
     first = instances[0]
     for row, instance in enumerate(instances):
         if not isinstance(instance, dict):
-            raise InvalidInput(f"instance {row} must be an object of input name to value, got {_kind(instance)}")
+            raise InvalidInput(
+                f"instance {row} must be an object of input name to value, got {_kind(instance)}"
+            )
         if instance.keys() != first.keys():
             missing = sorted(first.keys() ^ instance.keys())
             raise InvalidInput(f"instance {row} does not have the same inputs as instance 0: {missing}")

@@ -10,7 +10,9 @@ from raymill.data.decode import RowGroupReader
 from raymill.features import Encoder
 from raymill.fitting import ColumnStatistics, FeaturePlan
 
-TASK_BYTES = 256 << 20  # uncompressed bytes of row groups a task reads; a task costs milliseconds, not seconds
+TASK_BYTES = (
+    256 << 20
+)  # uncompressed bytes of row groups a task reads; a task costs milliseconds, not seconds
 
 
 def fit_encoder(plan: FeaturePlan, snapshot: Snapshot) -> Encoder:

@@ -66,7 +66,10 @@ def train(spec: TrainSpec) -> TrainResult:
     snapshots = {role: take_snapshot(path) for role, path in spec.data.roles().items()}
     for role, snapshot in snapshots.items():
         check_schema(snapshot.schema, spec.data.features, spec.data.target, f"{role} data {snapshot.root}")
-        print(f"{role}: {snapshot.rows:,} rows in {snapshot.groups} row groups, snapshot {snapshot.id}", flush=True)
+        print(
+            f"{role}: {snapshot.rows:,} rows in {snapshot.groups} row groups, snapshot {snapshot.id}",
+            flush=True,
+        )
     plan = FeaturePlan(spec.data.features, spec.data.target, spec.task, snapshots["train"].schema)
     encoder = fit_encoder(plan, snapshots["train"])
     flavor = FLAVORS.load(spec.flavor)()
@@ -89,7 +92,10 @@ def _publish(job: TrainJob, outcome: Outcome, repository: Repository) -> Version
             if role != "train"
         }
         version = repository.publish(
-            job.spec.model, staged, _manifest(job, metrics), lambda path: _prove(path, job.flavor, job.encoder)
+            job.spec.model,
+            staged,
+            _manifest(job, metrics),
+            lambda path: _prove(path, job.flavor, job.encoder),
         )
     print(f"published {job.spec.model} version {version.number} at {version.location}", flush=True)
     if job.spec.publish.label:

@@ -28,9 +28,7 @@ def evaluate_files(
     tasks = min(tasks, snapshot.groups)
     score = ray.remote(num_cpus=1)(score_share)
     shared = ray.put(files)
-    parts = ray.get(
-        [score.remote(shared, flavor, encoder, snapshot, rank, tasks) for rank in range(tasks)]
-    )
+    parts = ray.get([score.remote(shared, flavor, encoder, snapshot, rank, tasks) for rank in range(tasks)])
     return evaluate(
         encoder.task,
         np.concatenate([scores for scores, _ in parts]),

@@ -8,9 +8,11 @@ workers / global rows. Rows seen and batches therefore do not depend on who comp
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import time
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,9 @@ _POLL_S = "0.1"  # Ray Train's controller polls workers this often; its default 
 def fit(job: TrainJob) -> Outcome:
     """Train on `workers` Ray Train workers and return the learner with the last checkpoint's weights."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every line twice
+    warnings.filterwarnings("ignore", message=".*exclude_resources.*")  # Ray's own use of what it deprecates
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig as ProcessGroup
     from ray.train.torch import TorchTrainer
 
@@ -50,6 +54,7 @@ def fit(job: TrainJob) -> Outcome:
             storage_filesystem=runs.filesystem,
             failure_config=FailureConfig(max_failures=spec.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=spec.checkpoint.keep),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     result = trainer.fit()
@@ -67,8 +72,10 @@ def _work(config: dict[str, Any]) -> None:
     """Run on every Ray Train worker."""
     import ray.train
     import ray.train.torch
+    import ray.train.v2._internal.execution.context
     from torch.nn.parallel import DistributedDataParallel
 
+    _quiet(ray.train.v2._internal.execution.context.__file__)
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     worker = _Worker(config["job"], context.get_world_rank(), context.get_world_size(), str(device))
@@ -80,8 +87,15 @@ def _work(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as directory:
             worker.load(Path(directory))
         if worker.rank == 0:
-            print(f"resumed at epoch {worker.epoch}, step {worker.step}: {worker.rows_seen:,} rows seen before")
+            print(
+                f"resumed at epoch {worker.epoch}, step {worker.step}: {worker.rows_seen:,} rows seen before"
+            )
     worker.run()
+
+
+def _quiet(logger: str) -> None:
+    """Silence a line a report and rank; Ray names this logger by its file, outside `LoggingConfig`."""
+    logging.getLogger(logger).setLevel(logging.WARNING)
 
 
 class _Worker:
@@ -136,7 +150,7 @@ class _Worker:
             torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
         learner.optimizer.zero_grad(set_to_none=True)
         loss = learner.loss_sum(batch.features, batch.labels_N)
-        (loss * (self.world_size / batch.global_rows)).backward()
+        torch.autograd.backward(loss * (self.world_size / batch.global_rows))
         learner.optimizer.step()
         value = float(loss.detach())
         self.loss_sum += value

@@ -121,7 +121,8 @@ def fit(job: TrainJob) -> Outcome:
         ),
     )
     history = [
-        {"round": float(i + 1)} | {f"train_{name}": values[i] for name, values in evals_result["train"].items()}
+        {"round": float(i + 1)}
+        | {f"train_{name}": values[i] for name, values in evals_result["train"].items()}
         for i in range(config.rounds)
     ]
     return Outcome(booster, rows_seen=snapshot.rows * config.rounds, history=history)
