@@ -26,7 +26,7 @@ from raymill.errors import Conflict, Corrupt, InvalidInput, NotFound, nearest
 from raymill.repo.manifest import MANIFEST_FILE, FileEntry, Manifest
 from raymill.storage import Location, copy_tree, locate
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _RENAME_TRIES = 100
 
 
@@ -57,7 +57,9 @@ class Repository:
 
     def models(self) -> list[str]:
         """Return the names of all models that have a version, sorted."""
-        return [child.name for child in self.root.children() if self.versions(child.name)]
+        return [
+            child.name for child in self.root.children() if child.is_directory() and self.versions(child.name)
+        ]
 
     def versions(self, model: str) -> list[int]:
         """Return the numbers of all whole versions, ascending; [] for an unknown model."""
@@ -67,7 +69,7 @@ class Repository:
         return sorted(
             int(child.name)
             for child in children
-            if child.name.isdigit() and (child / MANIFEST_FILE).exists()
+            if _is_number(child.name) and (child / MANIFEST_FILE).exists()
         )
 
     def version(self, model: str, number: int) -> Version:
@@ -93,7 +95,7 @@ class Repository:
         Raises:
             NotFound: unknown model, version or label.
         """
-        if isinstance(wanted, int) or wanted.isdigit():
+        if isinstance(wanted, int) or _is_number(wanted):
             if int(wanted) not in self.versions(model):
                 raise NotFound(self._absent(model, f"version {wanted}"))
             return int(wanted)
@@ -142,7 +144,7 @@ class Repository:
             NotFound: the version does not exist.
             InvalidInput: a label that could be taken for a number, or for "latest".
         """
-        if not _NAME.match(label) or label.isdigit() or label == "latest":
+        if not _NAME.match(label) or _is_number(label) or label == "latest":
             raise InvalidInput(
                 f"label {label!r} must be letters, digits, '.', '_' or '-', not a number and not 'latest'"
             )
@@ -150,26 +152,31 @@ class Repository:
         folder = self.root / model / "_labels" / label
         folder.make_directory()
         document = {"version": event.version, "at": event.at, "by": event.by}
-        taken = [int(child.name) for child in folder.children() if child.name.isdigit()]
+        taken = [int(child.name) for child in folder.children() if _is_number(child.name)]
         (folder / f"{max(taken, default=0) + 1:08d}").replace_bytes(json.dumps(document).encode())
         return event
 
     def labels(self, model: str) -> dict[str, int]:
         """Return every label with the version it points at now."""
         folder = self.root / model / "_labels"
-        return {child.name: self.history(model, child.name)[-1].version for child in folder.children()}
+        moves = {child.name: self._moves(model, child.name) for child in folder.children()}
+        return {label: events[-1].version for label, events in moves.items() if events}
 
     def history(self, model: str, label: str) -> list[LabelEvent]:
         """Return every move of a label, oldest first. Raises NotFound for an unknown label."""
-        folder = self.root / model / "_labels" / label
-        events = [
-            LabelEvent(label=label, **json.loads(child.read_bytes()))
-            for child in folder.children()
-            if child.name.isdigit()
-        ]
+        events = self._moves(model, label)
         if not events:
             raise NotFound(f"model {model!r} has no label {label!r}")
         return events
+
+    def _moves(self, model: str, label: str) -> list[LabelEvent]:
+        """Return every move of a label; [] for one that a dying process began and never wrote."""
+        folder = self.root / model / "_labels" / label
+        return [
+            LabelEvent(label=label, **json.loads(child.read_bytes()))
+            for child in folder.children()
+            if _is_number(child.name)
+        ]
 
     def rollback(self, model: str, label: str) -> LabelEvent:
         """Point `label` back at the version it had before its present one.
@@ -235,9 +242,13 @@ def _entries(staged: Path) -> tuple[FileEntry, ...]:
     )
 
 
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
 def _next_number(home: Location) -> int:
     """One above every number ever used here, half-written ones of a crashed publisher included."""
-    return max((int(child.name) for child in home.children() if child.name.isdigit()), default=0) + 1
+    return max((int(child.name) for child in home.children() if _is_number(child.name)), default=0) + 1
 
 
 def _now() -> str:

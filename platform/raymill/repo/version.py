@@ -6,15 +6,18 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from raymill.errors import Corrupt
+from raymill.config import Spec
+from raymill.errors import Corrupt, InvalidInput
 from raymill.features import Encoder
 from raymill.flavors import FLAVORS, Predictor
 from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, Golden
 from raymill.repo.repository import Version
+
+S = TypeVar("S", bound=Spec)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ def fetch(version: Version, directory: Path) -> Path:
         Corrupt: a file is missing, or its bytes are not those that were published.
     """
     for entry in version.manifest.files:
+        if not entry.path or ".." in entry.path.split("/") or entry.path.startswith("/"):
+            raise Corrupt(
+                f"manifest of {version.location.uri!r} names {entry.path!r}, which leaves its folder"
+            )
         source = version.location / entry.path
         if not source.exists():
             raise Corrupt(f"{source.uri!r} is missing; the version is damaged, publish it again")
@@ -60,10 +67,17 @@ def load_version(version: Version, directory: Path) -> LoadedVersion:
         Corrupt: damaged files, or golden rows that predict otherwise here.
     """
     fetch(version, directory)
-    encoder = Encoder.model_validate_json((directory / ENCODER_FILE).read_bytes())
+    encoder = _read(Encoder, directory / ENCODER_FILE)
     predictor = FLAVORS.load(version.manifest.flavor)().load(directory, encoder)
     check_golden(directory, encoder, predictor)
     return LoadedVersion(version, encoder, predictor)
+
+
+def _read(spec: type[S], path: Path) -> S:
+    try:
+        return spec.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Corrupt(f"{path} cannot be read: {error}; the version is damaged, publish it again") from error
 
 
 def check_golden(directory: Path, encoder: Encoder, predictor: Predictor) -> None:
@@ -72,9 +86,14 @@ def check_golden(directory: Path, encoder: Encoder, predictor: Predictor) -> Non
     Raises:
         Corrupt: a prediction differs by more than the golden file's tolerance.
     """
-    golden = Golden.model_validate_json((directory / GOLDEN_FILE).read_bytes())
-    scores = predictor.predict(encoder.encode_columns(golden.inputs))
+    golden = _read(Golden, directory / GOLDEN_FILE)
     expected = np.asarray(golden.scores, np.float32)
+    if len(expected) == 0:
+        raise Corrupt(f"there are no golden rows in {directory / GOLDEN_FILE}; nothing would prove the model")
+    try:
+        scores = predictor.predict(encoder.encode_columns(golden.inputs))
+    except InvalidInput as error:
+        raise Corrupt(f"golden rows of {directory} do not fit its encoder: {error}") from error
     worst = float(np.abs(scores - expected).max()) if scores.shape == expected.shape else float("inf")
     if not worst <= golden.tolerance:
         raise Corrupt(

@@ -1,0 +1,339 @@
+"""The repository: versions whole or absent whatever happens, labels that remember, messages that help."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+import toy
+from pyarrow import fs as pafs
+
+from raymill.errors import Conflict, Corrupt, InvalidInput, NotFound
+from raymill.repo import Repository
+from raymill.repo.manifest import MANIFEST_FILE
+from raymill.storage import Location, locate
+
+
+def local(tmp_path: Path) -> Repository:
+    return Repository(str(tmp_path / "models"))
+
+
+def memory(tmp_path: Path) -> Repository:
+    return Repository(f"memory://raymill-{uuid.uuid4().hex}/models")
+
+
+def subtree(tmp_path: Path) -> Repository:
+    (tmp_path / "base").mkdir()
+    filesystem = pafs.SubTreeFileSystem(str(tmp_path / "base"), pafs.LocalFileSystem())
+    return Repository(Location(filesystem, "models", "sub://models"))
+
+
+@pytest.fixture(params=[local, memory, subtree], ids=lambda make: make.__name__)
+def repository(request, tmp_path) -> Repository:
+    return request.param(tmp_path)
+
+
+@pytest.fixture
+def disk(tmp_path) -> Repository:
+    return local(tmp_path)
+
+
+@pytest.fixture
+def publish(repository, tmp_path):
+    def publish(model: str = "toy", weight: float = 2.0):
+        return toy.publish(repository, tmp_path / "staged" / uuid.uuid4().hex, model, weight)
+
+    return publish
+
+
+def test_a_published_version_is_whole_and_described(repository, publish):
+    version = publish(weight=3.0)
+    assert (version.number, version.manifest.model) == (1, "toy")
+    assert version.manifest.metrics == {"test": {"rmse": 3.0}}
+    entries = {entry.path: entry for entry in version.manifest.files}
+    assert set(entries) == {"model.json", "encoder.json", "golden.json"}
+    for entry in entries.values():
+        file = version.location / entry.path
+        assert (file.info().size, file.sha256()) == (entry.bytes, entry.sha256)
+
+
+def test_nothing_but_versions_and_labels_is_left_behind(repository, publish):
+    publish()
+    repository.label("toy", "stable", 1)
+    assert [child.name for child in (repository.root / "toy").children()] == ["1", "_labels"]
+    assert sorted(child.name for child in (repository.root / "toy" / "1").children()) == [
+        "encoder.json", "golden.json", "manifest.json", "model.json",
+    ]  # fmt: skip
+
+
+def test_numbers_count_up_and_each_version_keeps_its_own_files(repository, publish):
+    versions = [publish(weight=weight) for weight in (1.0, 2.0, 3.0)]
+    assert [version.number for version in versions] == repository.versions("toy") == [1, 2, 3]
+    weights = [json.loads((version.location / "model.json").read_bytes())["weight"] for version in versions]
+    assert weights == [1.0, 2.0, 3.0]
+
+
+def test_numbers_are_ordered_as_numbers(repository, publish):
+    for _ in range(11):
+        publish()
+    assert repository.versions("toy")[-2:] == [10, 11]
+    assert repository.resolve("toy") == 11
+
+
+def test_models_are_listed_and_kept_apart(repository, publish):
+    publish("b")
+    publish("a")
+    (repository.root / "empty").make_directory()
+    assert repository.models() == ["a", "b"]
+    assert repository.versions("empty") == []
+
+
+def test_a_refused_version_leaves_nothing(repository, tmp_path):
+    def refuse(folder: Path) -> None:
+        raise Corrupt("no")
+
+    with pytest.raises(Corrupt):
+        repository.publish("toy", toy.stage(tmp_path / "s"), toy.manifest("toy"), refuse)
+    assert repository.models() == []
+    assert repository.root.files() == []
+
+
+def test_the_check_sees_the_files_before_anyone_else(repository, tmp_path):
+    seen = []
+
+    def check(folder: Path) -> None:
+        seen.append((sorted(os.listdir(folder)), repository.versions("toy")))
+
+    repository.publish("toy", toy.stage(tmp_path / "s"), toy.manifest("toy"), check)
+    assert seen[0] == (["encoder.json", "golden.json", "model.json"], [])
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../evil", "a/b", ".hidden", "_labels", "x" * 129, "naïve", "a b", "a\n"]
+)
+def test_a_name_that_no_path_or_url_should_hold_is_refused(repository, publish, name):
+    with pytest.raises(InvalidInput, match="must be letters, digits"):
+        publish(name)
+    assert repository.versions(name) == []
+    assert not (repository.root / "toy").exists()
+
+
+def test_latest_labels_and_numbers_resolve(repository, publish):
+    publish()
+    publish()
+    repository.label("toy", "stable", 1)
+    assert [repository.resolve("toy", wanted) for wanted in ("latest", "stable", 2, "2")] == [2, 1, 2, 2]
+
+
+def test_labels_move_and_remember(repository, publish):
+    for _ in range(3):
+        publish()
+    for wanted in (1, "latest", 2, "2"):
+        repository.label("toy", "stable", wanted)
+    repository.label("toy", "canary", "latest")
+    assert repository.labels("toy") == {"canary": 3, "stable": 2}
+    history = repository.history("toy", "stable")
+    assert [event.version for event in history] == [1, 3, 2, 2]
+    assert [event.at for event in history] == sorted(event.at for event in history)
+    assert {event.label for event in history} == {"stable"}
+
+
+def test_rollback_goes_to_what_was_before_and_back_again(repository, publish):
+    for _ in range(3):
+        publish()
+    for wanted in (1, 3, 3):
+        repository.label("toy", "stable", wanted)
+    assert repository.rollback("toy", "stable").version == 1
+    assert repository.rollback("toy", "stable").version == 3
+    assert [event.version for event in repository.history("toy", "stable")] == [1, 3, 3, 1, 3]
+
+
+def test_a_label_that_never_moved_cannot_go_back(repository, publish):
+    publish()
+    repository.label("toy", "stable", 1)
+    repository.label("toy", "stable", 1)
+    with pytest.raises(Conflict, match="label 'stable' of 'toy' has only ever pointed at version 1"):
+        repository.rollback("toy", "stable")
+
+
+@pytest.mark.parametrize("label", ["latest", "12", "", "a/b", "../x", "_x"])
+def test_labels_that_could_be_taken_for_something_else_are_refused(repository, publish, label):
+    publish()
+    with pytest.raises(InvalidInput, match="not a number and not 'latest'"):
+        repository.label("toy", label, 1)
+    assert repository.labels("toy") == {}
+
+
+def test_a_label_begun_and_never_written_is_no_label(repository, publish):
+    """A process that died between making the label's folder and its first event."""
+    publish()
+    repository.label("toy", "stable", 1)
+    (repository.root / "toy" / "_labels" / "canary").make_directory()
+    assert repository.labels("toy") == {"stable": 1}
+    assert repository.resolve("toy", "stable") == 1
+    with pytest.raises(NotFound, match="model 'toy' has no label 'canary'"):
+        repository.history("toy", "canary")
+
+
+def refusal(call) -> str:
+    with pytest.raises(NotFound) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_what_is_absent_is_told_with_what_is_there(repository, publish):
+    root = repository.root.uri
+    assert (
+        refusal(lambda: repository.resolve("toy")) == f"repository {root!r} has no model 'toy'; it is empty."
+    )
+    publish("flights")
+    assert refusal(lambda: repository.resolve("flihgts")) == (
+        f"repository {root!r} has no model 'flihgts'; have: flights. Did you mean 'flights'?"
+    )
+    publish("flights")
+    repository.label("flights", "stable", 1)
+    there = "; versions: 1, 2; labels: stable -> 1"
+    assert refusal(lambda: repository.resolve("flights", 7)) == f"model 'flights' has no version 7{there}"
+    assert refusal(lambda: repository.version("flights", 7)) == f"model 'flights' has no version 7{there}"
+    assert (
+        refusal(lambda: repository.resolve("flights", "canary"))
+        == f"model 'flights' has no label 'canary'{there}"
+    )
+    assert (
+        refusal(lambda: repository.label("flights", "canary", 7))
+        == f"model 'flights' has no version 7{there}"
+    )
+    assert refusal(lambda: repository.history("flights", "x")) == "model 'flights' has no label 'x'"
+    assert refusal(lambda: repository.rollback("flights", "x")) == "model 'flights' has no label 'x'"
+
+
+def test_digits_of_other_scripts_are_labels_and_not_numbers(repository, publish):
+    publish()
+    assert "no label '²'" in refusal(lambda: repository.resolve("toy", "²"))
+
+
+def test_a_manifest_that_cannot_be_read_is_corrupt_and_named(repository, publish):
+    version = publish()
+    (version.location / MANIFEST_FILE).write_bytes(b'{"model": "toy"')
+    with pytest.raises(Corrupt, match=r"toy/1' cannot be read"):
+        repository.version("toy", 1)
+
+
+def test_a_version_without_a_manifest_is_not_there_and_its_number_is_not_used_again(repository, publish):
+    """What a publisher on an object store leaves when it dies before the manifest."""
+    (repository.root / "toy" / "1").make_directory()
+    (repository.root / "toy" / "1" / "model.json").write_bytes(b"{}")
+    assert repository.versions("toy") == []
+    assert publish().number == 2
+    assert repository.versions("toy") == [2]
+
+
+def test_files_that_are_no_versions_do_not_disturb(repository, publish):
+    publish()
+    (repository.root / "toy" / "notes.txt").write_bytes(b"x")
+    (repository.root / "README").write_bytes(b"x")
+    assert (repository.models(), repository.versions("toy")) == (["toy"], [1])
+    assert publish().number == 2
+
+
+# Two processes and one disk.
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def publish_many(root: str, folder: str, weight: float, count: int, barrier) -> None:
+    repository = Repository(root)
+    barrier.wait()
+    for number in range(count):
+        toy.publish(repository, Path(folder) / str(number), weight=weight)
+
+
+def test_two_publishers_racing_lose_no_version_and_mix_none(disk, tmp_path):
+    count, barrier = 15, SPAWN.Barrier(2)
+    publishers = [
+        SPAWN.Process(
+            target=publish_many, args=(disk.root.uri, str(tmp_path / str(weight)), weight, count, barrier)
+        )
+        for weight in (1.0, 2.0)
+    ]
+    for publisher in publishers:
+        publisher.start()
+    for publisher in publishers:
+        publisher.join(60)
+    assert [publisher.exitcode for publisher in publishers] == [0, 0]
+    assert disk.versions("toy") == list(range(1, 2 * count + 1))
+    weights = []
+    for number in disk.versions("toy"):
+        version = disk.version("toy", number)
+        weight = json.loads((version.location / "model.json").read_bytes())["weight"]
+        assert version.manifest.metrics["test"]["rmse"] == weight
+        assert all((version.location / e.path).sha256() == e.sha256 for e in version.manifest.files)
+        weights.append(weight)
+    assert sorted(weights) == [1.0] * count + [2.0] * count
+
+
+def publish_and_die(root: str, folder: str) -> None:
+    """Die by SIGKILL with all files copied aside and not yet renamed."""
+    from raymill.repo import repository as module
+
+    real = module.copy_tree
+
+    def copy_then_die(source: Location, target: Location) -> None:
+        real(source, target)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    module.copy_tree = copy_then_die
+    toy.publish(Repository(root), Path(folder))
+
+
+def test_a_publisher_killed_before_the_rename_leaves_nothing_visible(disk, tmp_path):
+    toy.publish(disk, tmp_path / "first")
+    victim = SPAWN.Process(target=publish_and_die, args=(disk.root.uri, str(tmp_path / "second")))
+    victim.start()
+    victim.join(60)
+    assert victim.exitcode == -signal.SIGKILL
+    left = [child.name for child in (disk.root / "toy").children() if child.name.startswith("_publishing-")]
+    assert len(left) == 1, "the copy was made"
+    assert (disk.models(), disk.versions("toy"), disk.resolve("toy")) == (["toy"], [1], 1)
+    assert toy.publish(disk, tmp_path / "third", weight=9.0).number == 2
+    assert disk.version("toy", 2).manifest.metrics == {"test": {"rmse": 9.0}}
+
+
+def test_a_copy_that_fails_leaves_nothing(disk, tmp_path, monkeypatch):
+    def full(source: Location, target: Location) -> None:
+        (target / "model.json").write_bytes(b"{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.modules["raymill.repo.repository"], "copy_tree", full)
+    with pytest.raises(OSError, match="No space left"):
+        toy.publish(disk, tmp_path / "s")
+    assert disk.root.files() == []
+    assert disk.versions("toy") == []
+
+
+def test_a_rename_that_fails_for_good_is_not_retried(disk, tmp_path, monkeypatch):
+    calls = []
+
+    class Refusing(Location):
+        pass
+
+    real = pafs.LocalFileSystem.move
+
+    class Broken(pafs.LocalFileSystem):
+        def move(self, src, dest):
+            calls.append(dest)
+            raise PermissionError(13, "Permission denied")
+
+    assert real
+    repository = Repository(Location(Broken(), disk.root.path, disk.root.uri))
+    with pytest.raises(PermissionError):
+        toy.publish(repository, tmp_path / "s")
+    assert len(calls) == 1
+    assert disk.versions("toy") == []
+    assert locate(tmp_path / "models" / "toy").children() == []
