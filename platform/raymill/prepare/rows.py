@@ -37,6 +37,7 @@ class Joiner:
         """
         require_columns(table.schema.names, (*spec.keys, *spec.columns), spec.source.path)
         frame = table.select([*spec.keys, *spec.columns]).to_pandas()
+        frame = frame.dropna(subset=list(spec.keys))  # pandas would match a null key with a null key
         if doubled := int(frame.duplicated(list(spec.keys)).sum()):
             example = frame[frame.duplicated(list(spec.keys))].iloc[0][list(spec.keys)].to_dict()
             raise DataError(
@@ -64,7 +65,8 @@ def transform(table: pa.Table, spec: PrepareSpec, joiners: Sequence[Joiner]) -> 
         frame[name] = evaluate_expression(frame, name, expression)
     require_columns(frame.columns, (*spec.columns, *spec.require), "the prepared rows")
     splits = _splits(frame, spec)
-    arrays = [_typed(frame[name], name, kind) for name, kind in spec.columns.items()]
+    exact = _exact(table, frame, spec)
+    arrays = [_typed(exact.get(name, frame[name]), name, kind) for name, kind in spec.columns.items()]
     return pa.table([*arrays, pa.array(splits, pa.string())], names=[*spec.columns, SPLIT])
 
 
@@ -108,12 +110,26 @@ def _splits(frame: pd.DataFrame, spec: PrepareSpec) -> pd.Series:
     return splits
 
 
-def _typed(values: pd.Series, name: str, kind: str) -> pa.Array:
+def _exact(table: pa.Table, frame: pd.DataFrame, spec: PrepareSpec) -> dict[str, pa.ChunkedArray]:
+    """Return the whole-number columns that pandas turned into floats for their nulls, as they were.
+
+    Floats hold whole numbers up to 2**53 only; joins keep the order of rows, so the originals still fit.
+    """
+    names = [name for name in spec.columns if name in table.schema.names and name not in spec.derive]
+    return {
+        name: table.column(name)
+        for name in names
+        if pa.types.is_integer(table.schema.field(name).type) and pd.api.types.is_float_dtype(frame[name])
+    }
+
+
+def _typed(values: pd.Series | pa.ChunkedArray, name: str, kind: str) -> pa.Array | pa.ChunkedArray:
     target = ARROW_TYPES[kind]
     try:
-        array = pa.array(values, from_pandas=True)
-        if pa.types.is_string(array.type) and kind == "timestamp":
-            return pa.array(pd.to_datetime(values, utc=True), target)
+        array = values if isinstance(values, pa.ChunkedArray) else pa.array(values, from_pandas=True)
+        text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+        if text and kind == "timestamp":
+            return pa.array(pd.to_datetime(array.to_pandas(), utc=True), target)
         return array.cast(target, safe=not pa.types.is_floating(target))
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise DataError(
