@@ -2,11 +2,11 @@
 
 from typing import Any
 
+import _upload  # noqa: F401  first: decides which raymill is imported
+
 from raymill.cluster import connect
 from raymill.entry import run_job
 from raymill.train.evaluate import EvaluateSpec, evaluate
-
-import _upload  # noqa: F401  first: decides which raymill is imported
 
 
 def main(spec: EvaluateSpec) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+import _upload  # noqa: F401  first: decides which raymill is imported
+
 from raymill.cluster import connect
 from raymill.entry import run_job
 from raymill.prepare.run import prepare
 from raymill.prepare.spec import PrepareSpec
-
-import _upload  # noqa: F401  first: decides which raymill is imported
 
 
 def main(spec: PrepareSpec) -> dict[str, Any]:

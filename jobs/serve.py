@@ -2,12 +2,12 @@
 
 from typing import Any
 
+import _upload  # noqa: F401  first: decides which raymill is imported
+
 from raymill.cluster import connect, dashboard_url
 from raymill.entry import run_job
 from raymill.serving.deploy import deploy
 from raymill.serving.spec import ServeSpec
-
-import _upload  # noqa: F401  first: decides which raymill is imported
 
 
 def main(spec: ServeSpec) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+import _upload  # noqa: F401  first: decides which raymill is imported
+
 from raymill.cluster import connect
 from raymill.entry import run_job
 from raymill.train.run import train
 from raymill.train.spec import TrainSpec
-
-import _upload  # noqa: F401  first: decides which raymill is imported
 
 
 def main(spec: TrainSpec) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def _errors() -> Iterator[None]:
 def up(
     dashboard_port: Annotated[int, typer.Option(help="Ray dashboard and job submission.")] = 8265,
     ray_port: Annotated[int, typer.Option(help="Ray's own port.")] = 6379,
-    cpus: Annotated[int | None, typer.Option(help="Logical CPUs; default: one more than the machine's.")] = None,
+    cpus: Annotated[
+        int | None, typer.Option(help="Logical CPUs; default: one more than the machine's.")
+    ] = None,
 ) -> None:
     """Start a Ray cluster on this machine; prints the exports that submitting needs."""
     with _errors():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from raymill.storage import STORAGE_VARIABLE
 HOME_VARIABLE = "RAYMILL_HOME"
 START_S, STOP_S = 60.0, 45.0
 LOG_TAIL_LINES = 20
+REPLICA_PORTS = 20_000
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class LocalCluster:
 
     pid: int
     dashboard_port: int
-    ray_port: int
+    agent_port: int
+    """The node's agent, which starts submitted jobs."""
     temp_dir: str
     log: str
     storage: str
@@ -86,20 +90,22 @@ def up(
     storage = storage or os.environ.get(STORAGE_VARIABLE) or str(folder / "storage")
     temp_dir = tempfile.mkdtemp(prefix="raymill-")
     log = folder / "ray.log"
+    (agent_port,) = _free_ports(1)
     command = [
         _ray(), "start", "--head", "--block", "--disable-usage-stats",
         f"--port={ray_port}", f"--dashboard-port={dashboard_port}", "--dashboard-host=127.0.0.1",
-        "--node-ip-address=127.0.0.1", f"--temp-dir={temp_dir}",
+        f"--dashboard-agent-listen-port={agent_port}", "--node-ip-address=127.0.0.1",
+        f"--temp-dir={temp_dir}",
         f"--num-cpus={cpus or (os.cpu_count() or 1) + 1}",
     ]  # fmt: skip
-    environment = node_environment(temp_dir, storage)
-    subprocess.run([_ray(), "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
+    environment = node_environment(temp_dir, storage) | _own_ports(dashboard_port)
+    _ensure_token(environment)
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
-    cluster = LocalCluster(process.pid, dashboard_port, ray_port, temp_dir, str(log), storage)
+    cluster = LocalCluster(process.pid, dashboard_port, agent_port, temp_dir, str(log), storage)
     (folder / "cluster.json").write_text(json.dumps(asdict(cluster)), encoding="utf-8")
     _wait_until_up(cluster, process)
     return cluster
@@ -154,6 +160,44 @@ def node_environment(temp_dir: str, storage: str) -> dict[str, str]:
     }
 
 
+def _ensure_token(environment: dict[str, str]) -> None:
+    """Make the token that guards dashboard and jobs, where Ray looks for it and none is yet.
+
+    By hand: `ray get-auth-token --generate` refuses a $RAY_AUTH_TOKEN_PATH that does not exist.
+    """
+    if environment.get("RAY_AUTH_TOKEN"):
+        return
+    path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32), encoding="utf-8")
+
+
+def _own_ports(dashboard_port: int) -> dict[str, str]:
+    """Return ports for Serve's helpers that another cluster on this machine does not use."""
+    names = (
+        "RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+    )  # fmt: skip
+    ports = dict(zip(names, map(str, _free_ports(len(names))), strict=True))
+    first = REPLICA_PORTS + dashboard_port % 60 * 100  # below Linux's ephemeral range, 100 a cluster
+    for protocol, offset in (("HTTP", 0), ("GRPC", 6000)):
+        ports[f"RAY_SERVE_DIRECT_INGRESS_MIN_{protocol}_PORT"] = str(first + offset)
+        ports[f"RAY_SERVE_DIRECT_INGRESS_MAX_{protocol}_PORT"] = str(first + offset + 99)
+    return ports
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return different ports that are free now."""
+    with ExitStack() as stack:  # held together, so that they differ
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
 def _ray() -> str:
     return str(Path(sys.executable).parent / "ray")
 
@@ -163,28 +207,38 @@ def _wait_until_up(cluster: LocalCluster, process: subprocess.Popen[bytes]) -> N
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        try:
-            urllib.request.urlopen(f"{cluster.dashboard}/api/version", timeout=2).close()
+        if _answers(cluster.dashboard) and not _is_free(cluster.agent_port):
             return
-        except urllib.error.HTTPError:
-            return  # it answers; without the token it refuses, which is right
-        except OSError:
-            time.sleep(0.2)
+        time.sleep(0.2)
     if process.poll() is None:
         down()
     tail = "\n".join(Path(cluster.log).read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
     raise Unavailable(f"Ray did not come up within {START_S:.0f} s; the end of {cluster.log}:\n{tail}")
 
 
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url}/api/version", timeout=2).close()
+    except urllib.error.HTTPError:
+        return True  # it answers; without the token it refuses, which is right
+    except OSError:
+        return False
+    return True
+
+
 def _check_free(port: int, flag: str) -> None:
+    if not _is_free(port):
+        raise Conflict(f"port {port} is taken; stop what listens there, or choose another with {flag}")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise Conflict(
-                f"port {port} is taken; stop what listens there, or choose another with {flag}"
-            ) from error
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def _processes(cluster: LocalCluster) -> list[int]:

@@ -20,7 +20,7 @@ STANDARDISED_LIMIT = 10.0  # clips what lies ten deviations out, so one wild val
 
 def embedding_size(categories: int) -> int:
     """Return the width of an embedding: three times the fourth root, within [2, 32]."""
-    return min(MAX_EMBEDDING, max(2, round(3.0 * float(categories) ** 0.25)))
+    return min(MAX_EMBEDDING, max(2, int(3.0 * categories**0.25 + 0.5)))
 
 
 class TabularMLP(nn.Module):

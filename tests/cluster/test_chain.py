@@ -1,0 +1,160 @@
+"""From raw data to a served prediction, through `ray job submit`, on all the real flights."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, Cluster, closing_line
+
+SMALL = ["--set", "flavors.torch.epochs=1", "--set", "flavors.xgboost.rounds=20"]
+
+
+@pytest.fixture(scope="module")
+def trained(cluster: Cluster, flights: Path) -> dict[str, dict[str, Any]]:
+    results = {}
+    for flavor, model in (("torch", "flights"), ("xgboost", "flights-xgboost")):
+        code, output = cluster.submit(
+            "jobs/train.py", "--config", "examples/flights/train.yaml", *SMALL,
+            "--set", f"flavor={flavor}", "--set", f"model={model}",
+        )  # fmt: skip
+        assert code == 0, output
+        results[flavor] = closing_line(output)
+    return results
+
+
+@pytest.fixture(scope="module")
+def served(cluster: Cluster, trained: dict[str, dict[str, Any]]) -> str:
+    code, output = cluster.submit(
+        "jobs/serve.py", "--config", "examples/flights/serve.yaml", "--set", f"port={cluster.serve_port}"
+    )
+    assert code == 0, output
+    return str(closing_line(output)["url"])
+
+
+def call(url: str, body: Any = None) -> tuple[int, Any]:
+    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=30) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_prepare_keeps_every_row_and_leaks_nothing(flights: Path) -> None:
+    card = json.loads((flights / "_card.json").read_text())
+    assert card["counts"] == {"read": 336_776, "no_outcome": 9_430, "outside": 0}
+    assert {name: split["rows"] for name, split in card["splits"].items()} == {
+        "train": 244_737, "validation": 28_618, "test": 53_991,
+    }  # fmt: skip
+    columns = set(card["splits"]["train"]["columns"])
+    assert not columns & {"dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"}
+    assert card["splits"]["train"]["columns"]["plane_year"]["nulls"] > 0
+    footer = pq.read_metadata(flights / "train" / "part-00000.parquet")
+    assert footer.row_group(0).num_rows == 8192
+    assert footer.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_preparing_again_changes_nothing(cluster: Cluster, flights: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in flights.rglob("*.parquet")}
+    code, output = cluster.submit("jobs/prepare.py", "--config", "examples/flights/prepare.yaml")
+    assert code == 0, output
+    assert closing_line(output)["unchanged"] is True
+    assert {file: file.stat().st_mtime_ns for file in flights.rglob("*.parquet")} == before
+
+
+@pytest.mark.parametrize(("flavor", "floor"), [("torch", 0.66), ("xgboost", 0.66)])
+def test_training_learns_and_says_what_it_did(
+    trained: dict[str, dict[str, Any]], flavor: str, floor: float
+) -> None:
+    result = trained[flavor]
+    assert result["metrics"]["test"]["auc"] > floor
+    passes = 1 if flavor == "torch" else 20
+    assert result["rows_seen"] == 244_737 * passes
+    manifest = json.loads((Path(result["path"]) / "manifest.json").read_text())
+    assert set(manifest["lineage"]["snapshots"]) == {"train", "validation", "test"}
+    assert manifest["lineage"]["code"]["sha256"]
+    assert manifest["lineage"]["spec"]["seed"] == 13
+    assert {entry["path"] for entry in manifest["files"]} >= {"encoder.json", "golden.json"}
+
+
+@pytest.mark.parametrize("model", ["flights", "flights-xgboost"])
+def test_served_answers_equal_the_published_golden_rows(
+    served: str, trained: dict[str, dict[str, Any]], model: str
+) -> None:
+    result = next(found for found in trained.values() if found["model"] == model)
+    golden = json.loads((Path(result["path"]) / "golden.json").read_text())
+    status, by_column = call(f"{served}/v1/models/{model}:predict", {"inputs": golden["inputs"]})
+    assert status == 200
+    assert by_column["outputs"] == pytest.approx(golden["scores"], abs=1e-5)
+    rows = [dict(zip(golden["inputs"], row, strict=True)) for row in zip(*golden["inputs"].values(), strict=True)]
+    status, by_row = call(f"{served}/v1/models/{model}/labels/stable:predict", {"instances": rows})
+    assert status == 200
+    assert by_row["predictions"] == by_column["outputs"]
+
+
+def test_status_metadata_and_health(served: str) -> None:
+    status, found = call(f"{served}/v1/models/flights")
+    assert status == 200
+    newest = found["model_version_status"][0]
+    assert newest["state"] == "AVAILABLE"
+    assert newest["status"] == {"error_code": "OK", "error_message": ""}
+    status, found = call(f"{served}/v1/models/flights/versions/{newest['version']}/metadata")
+    signature = found["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert signature["inputs"]["carrier"]["dtype"] == "DT_STRING"
+    assert signature["outputs"]["probability"]["tensor_shape"]["dim"] == [{"size": "-1", "name": ""}]
+    assert call(f"{served}/healthz") == (200, {"status": "ok", "models": ["flights", "flights-xgboost"]})
+    assert call(f"{served}/v1/models/flightz")[0] == 404
+
+
+def test_a_new_version_takes_over_without_a_failed_request(cluster: Cluster, served: str) -> None:
+    """Retrain: the label moves, replicas follow it, and nobody who asks meanwhile sees an error."""
+    before = int(call(f"{served}/v1/models/flights-xgboost")[1]["model_version_status"][0]["version"])
+    golden = json.loads((cluster.storage / f"models/flights-xgboost/{before}/golden.json").read_text())
+    code, output = cluster.submit(
+        "jobs/train.py", "--config", "examples/flights/train.yaml", *SMALL,
+        "--set", "flavor=xgboost", "--set", "model=flights-xgboost", "--set", "seed=14",
+    )  # fmt: skip
+    assert code == 0, output
+    assert closing_line(output)["version"] == before + 1
+    deadline, statuses, now = time.monotonic() + 30, set(), before
+    while now == before and time.monotonic() < deadline:
+        statuses.add(call(f"{served}/v1/models/flights-xgboost:predict", {"inputs": golden["inputs"]})[0])
+        now = int(call(f"{served}/v1/models/flights-xgboost/metadata")[1]["model_spec"]["version"])
+    assert now == before + 1
+    assert statuses == {200}
+    rolled = cluster.run("raymill", "models", "rollback", "flights-xgboost", "stable")
+    assert rolled.returncode == 0, rolled.stderr
+    assert f"version {before}" in rolled.stdout
+
+
+def test_evaluate_gives_the_metrics_that_training_published(
+    cluster: Cluster, trained: dict[str, dict[str, Any]]
+) -> None:
+    code, output = cluster.submit("jobs/evaluate.py", "--config", "examples/flights/evaluate.yaml")
+    assert code == 0, output
+    result = closing_line(output)
+    assert result["rows"] == 53_991
+    assert result["metrics"] == pytest.approx(trained["torch"]["metrics"]["test"])
+
+
+def test_serve_deploy_sends_what_the_serve_job_sends() -> None:
+    import yaml
+
+    from raymill import config
+    from raymill.serving.deploy import document
+    from raymill.serving.spec import ServeSpec
+
+    spec = config.load(ServeSpec, ROOT / "examples/flights/serve.yaml")
+    by_hand = yaml.safe_load((ROOT / "serve_apps/models.yaml").read_text())
+    sent = document(spec)
+    given = ServeSpec.model_validate(by_hand["applications"][0].pop("args"))
+    assert given == spec
+    sent["applications"][0].pop("args")
+    assert by_hand == sent
