@@ -141,7 +141,7 @@ def test_a_manifest_that_forgets_a_file_is_corrupt(version, local, name):
 
 def test_an_unknown_flavor_is_named(version, local):
     strange = version.manifest.model_copy(update={"flavor": "troch"})
-    with pytest.raises(SpecError, match="flavor 'troch' is unknown; have: .*Did you mean 'torch'"):
+    with pytest.raises(SpecError, match=r"flavor 'troch' is unknown; have: .*Did you mean 'torch'"):
         load_version(Version(1, version.location, strange), local)
 
 

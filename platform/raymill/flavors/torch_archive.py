@@ -1,11 +1,11 @@
-"""Which exported programs (.pt2 archives) may be loaded: those that nothing in is unpickled or run as text.
+"""Which exported programs (.pt2 archives) may be loaded: those of which nothing is unpickled or run as text.
 
-`torch.export.load` trusts its file. It unpickles payloads that a flag, or only a file's name, says are
-pickled; it evaluates shape expressions and guards as Python; it calls whatever `torch.x.y.z` a node names,
-`torch.serialization.os.system` included; it writes the names of inputs into source that it compiles. So
-this check is a list of what is allowed, and all else is refused: the files of the archive by name, and
-each text in its JSON by a pattern. A text that no rule names must be a plain identifier, with dots.
-See docs/decisions/0003-model-format.md.
+`torch.export.load` trusts its file. It evaluates shape expressions as Python, unpickles payloads that a
+flag or only a file's name says are pickled, looks up whatever `torch.x.y.z` a node names, imports what a
+structure names, and writes names and guards into source that it compiles. Some of that its own checks
+stop in some versions. So this is a list of what is allowed, and all else is refused: the files of the
+archive by name, and each text in its JSON by a pattern. A text that no rule names must be a plain
+identifier, with dots. See docs/decisions/0003-model-format.md.
 """
 
 from __future__ import annotations
