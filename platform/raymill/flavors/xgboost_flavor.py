@@ -71,16 +71,21 @@ class XGBoostFlavor(Flavor):
             booster.load_model(directory / MODEL_FILE)
         except (xgboost.core.XGBoostError, ValueError) as error:
             raise Corrupt(f"{directory / MODEL_FILE} is not an XGBoost model: {error}") from error
-        return BoosterPredictor(booster)
+        return BoosterPredictor(booster, encoder)
 
 
 class BoosterPredictor:
     """Predicts with a booster in place, without building a DMatrix."""
 
-    def __init__(self, booster: Any) -> None:
+    def __init__(self, booster: Any, encoder: Encoder) -> None:
         self._booster = booster
+        self._no_scores = np.empty(
+            (0, len(encoder.classes)) if encoder.task == "multiclass" else 0, np.float32
+        )
 
     def predict(self, features: Features) -> np.ndarray:
+        if len(features) == 0:
+            return self._no_scores  # XGBoost would answer with shape (0, 0)
         return np.asarray(self._booster.inplace_predict(matrix(features)), np.float32)
 
 
