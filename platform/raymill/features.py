@@ -11,65 +11,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
 
+from raymill import encode_arrow, encode_plain
+from raymill.columns import Column, FittedColumn, check_schema, input_dtype, resolve_kind
 from raymill.config import Spec
 from raymill.errors import DataError, InvalidInput, nearest
 from raymill.evaluation import Task
 from raymill.tensors import Signature, TensorSpec
 
-# N = rows, F = numeric columns, C = categorical columns, K = classes
+__all__ = [
+    "Column", "Encoder", "Features", "FittedColumn", "check_schema", "input_dtype", "resolve_kind",
+]  # fmt: skip
 
-UNKNOWN_CODE = 0
-"""Code of a category that training never saw, and of a null under `nulls: unknown`."""
-
-
-class Column(Spec):
-    """What the spec says of one feature."""
-
-    kind: Literal["auto", "numeric", "categorical"] = "auto"
-    """auto: text and dictionaries are categorical, numbers and booleans numeric."""
-    nulls: Literal["error", "mean", "unknown"] | float = "error"
-    """error: refuse the row. mean (numeric): the training mean plus an indicator; trees take the
-    null as missing. unknown (categorical): the code of an unseen category. A number (numeric):
-    that constant."""
-    max_vocabulary: int = Field(default=65_536, ge=1)
-    """Most frequent categories kept; the rest become unknown."""
-
-
-class FittedColumn(Spec):
-    """One feature with what the training rows taught."""
-
-    name: str
-    kind: Literal["numeric", "categorical"]
-    dtype: str
-    """Dtype of a request's value, one of `tensors.DTYPES`."""
-    nulls: Literal["error", "mean", "unknown"] | float
-    null_count: int
-    mean: float = 0.0
-    std: float = 1.0
-    """Population standard deviation; 1 where the column is constant."""
-    minimum: float | None = None
-    maximum: float | None = None
-    vocabulary: tuple[str | int, ...] = ()
-    """Categories by falling frequency; the code of `vocabulary[i]` is i + 1."""
-
-    @property
-    def nullable(self) -> bool:
-        return self.nulls != "error"
-
-    @cached_property
-    def codes(self) -> dict[str | int, int]:
-        return {value: code for code, value in enumerate(self.vocabulary, UNKNOWN_CODE + 1)}
-
-    @cached_property
-    def arrow_vocabulary(self) -> pa.Array:
-        return pa.array(self.vocabulary, pa.string() if self.dtype == "string" else pa.int64())
+# N = rows, F = numeric inputs (an element of a vector is one), C = categorical columns, K = classes,
+# W = width of a vector
 
 
 @dataclass(frozen=True)
@@ -85,7 +45,11 @@ class Features:
         return len(self.numeric_NF)
 
     def take(self, rows: np.ndarray | slice) -> Features:
-        return Features(self.numeric_NF[rows], self.codes_NC[rows])
+        """Return some rows: views for a slice, copies in the given order for row numbers."""
+        if isinstance(rows, slice):
+            return Features(self.numeric_NF[rows], self.codes_NC[rows])
+        # take is three times as fast as indexing by an array: 36 against 112 ns for a row of 28
+        return Features(self.numeric_NF.take(rows, axis=0), self.codes_NC.take(rows, axis=0))
 
     @staticmethod
     def concatenate(parts: Sequence[Features]) -> Features:
@@ -108,7 +72,15 @@ class Encoder(Spec):
 
     @cached_property
     def numeric(self) -> tuple[FittedColumn, ...]:
-        return tuple(column for column in self.columns if column.kind == "numeric")
+        """One entry for every column of `Features.numeric_NF`; "name[i]" for element i of a vector."""
+        inputs: list[FittedColumn] = []
+        for column in self.columns:
+            if column.kind == "numeric" and column.width == 1:
+                inputs.append(column)
+            elif column.kind == "numeric":
+                names = [f"{column.name}[{i}]" for i in range(column.width)]
+                inputs += [column.model_copy(update={"name": name, "width": 1}) for name in names]
+        return tuple(inputs)
 
     @cached_property
     def categorical(self) -> tuple[FittedColumn, ...]:
@@ -117,6 +89,30 @@ class Encoder(Spec):
     @cached_property
     def names(self) -> list[str]:
         return [column.name for column in self.columns]
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[FittedColumn, int]]:
+        """Each column with its first place in `numeric_NF`, or its place in `codes_NC`."""
+        places, numeric, categorical = {}, 0, 0
+        for column in self.columns:
+            if column.kind == "numeric":
+                places[column.name] = column, numeric
+                numeric += column.width
+            else:
+                places[column.name] = column, categorical
+                categorical += 1
+        return places
+
+    def column_bytes(self, name: str) -> int:
+        """Return the bytes that one row's value of a column, or its label, takes when encoded."""
+        if name in self._places:
+            return 4 * self._places[name][0].width
+        return np.dtype(self.label_dtype).itemsize
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Return the bytes of one row's encoded features."""
+        return sum(self.column_bytes(name) for name in self.names)
 
     @property
     def label_dtype(self) -> type[np.generic]:
@@ -137,6 +133,7 @@ class Encoder(Spec):
             TensorSpec(
                 name=column.name,
                 dtype=column.dtype,  # type: ignore[arg-type]
+                shape=(-1,) if column.width == 1 else (-1, column.width),
                 nullable=column.nullable,
                 categories=len(column.vocabulary) if column.kind == "categorical" else None,
             )
@@ -166,11 +163,22 @@ class Encoder(Spec):
         )
 
     def encode_into(self, table: pa.Table | pa.RecordBatch, out: Features) -> None:
-        """Encode into `out`, which may be views of a larger buffer. Raises as `encode_table` does."""
-        for j, column in enumerate(self.numeric):
-            out.numeric_NF[:, j] = _numeric(column, table.column(column.name))
-        for j, column in enumerate(self.categorical):
-            out.codes_NC[:, j] = _codes(column, table.column(column.name))
+        """Encode the columns that `table` holds into `out`, which may be views of a larger buffer.
+
+        One pass: every column goes straight from Arrow's memory to its place in the rows. For a
+        row of 28 that costs 55 ns, less than transposing in blocks or stacking first.
+        Raises as `encode_table` does.
+        """
+        for name in table.schema.names:
+            if name not in self._places:
+                continue
+            column, j = self._places[name]
+            if column.kind == "categorical":
+                out.codes_NC[:, j] = encode_arrow.codes(column, table.column(name))
+            elif column.width == 1:
+                out.numeric_NF[:, j] = encode_arrow.numbers(column, table.column(name))
+            else:
+                out.numeric_NF[:, j : j + column.width] = encode_arrow.vectors(column, table.column(name))
 
     def encode_labels(self, values: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """Return labels: float32 [N] (binary as 0/1, regression) or int64 [N] class indices.
@@ -206,77 +214,14 @@ class Encoder(Spec):
             raise InvalidInput(f"all columns need the same number of rows, got {sizes}")
         rows = lengths.pop() if lengths else 0
         features = self.empty(rows)
-        for j, column in enumerate(self.numeric):
-            features.numeric_NF[:, j] = _plain_numeric(column, columns[column.name])
-        for j, column in enumerate(self.categorical):
-            features.codes_NC[:, j] = _plain_codes(column, columns[column.name])
+        for name, (column, j) in self._places.items():
+            if column.kind == "categorical":
+                features.codes_NC[:, j] = encode_plain.codes(column, columns[name])
+            elif column.width == 1:
+                features.numeric_NF[:, j] = encode_plain.numbers(column, columns[name])
+            else:
+                features.numeric_NF[:, j : j + column.width] = encode_plain.vectors(column, columns[name])
         return features
-
-
-def input_dtype(arrow_type: pa.DataType, name: str) -> str:
-    """Return our dtype for an Arrow column type.
-
-    Raises:
-        DataError: a type no model input can hold yet; the message says how to derive one that can.
-    """
-    if pa.types.is_dictionary(arrow_type):
-        arrow_type = arrow_type.value_type
-    if pa.types.is_boolean(arrow_type):
-        return "bool"
-    if pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type):
-        return "string"
-    if pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type):
-        return str(arrow_type.to_pandas_dtype().__name__)
-    if pa.types.is_decimal(arrow_type):
-        return "float64"
-    raise DataError(
-        f"column {name!r} has type {arrow_type}, which is no model input; derive a number, "
-        "a boolean or text from it when preparing, or leave it out of `features`"
-    )
-
-
-def resolve_kind(column: Column, dtype: str, name: str) -> Literal["numeric", "categorical"]:
-    """Return the kind of a column of `dtype`.
-
-    Raises:
-        DataError: the declared kind or null policy does not fit the dtype.
-    """
-    kind = column.kind if column.kind != "auto" else "categorical" if dtype == "string" else "numeric"
-    if kind == "numeric" and dtype == "string":
-        raise DataError(
-            f"column {name!r} is declared numeric but holds text; declare it categorical, "
-            "or cast it when preparing"
-        )
-    if kind == "categorical" and (dtype == "bool" or dtype.startswith("float")):
-        raise DataError(
-            f"column {name!r} is declared categorical but holds {dtype}; declare it numeric, or cast it "
-            "to an integer or text when preparing"
-        )
-    allowed = ("error", "unknown") if kind == "categorical" else ("error", "mean", "a number")
-    given = column.nulls if isinstance(column.nulls, str) else "a number"
-    if given not in allowed:
-        raise DataError(
-            f"column {name!r} is {kind}, where `nulls` is one of {', '.join(allowed)}; got {column.nulls!r}"
-        )
-    return kind
-
-
-def check_schema(schema: pa.Schema, features: Mapping[str, Column], target: str, where: str) -> None:
-    """Refuse a schema that lacks a declared column or holds it in a type that cannot serve.
-
-    Raises:
-        DataError: names the column, what was found, and the nearest right name.
-    """
-    for name in (*features, target):
-        if name not in schema.names:
-            raise DataError(
-                f"{where} has no column {name!r}; have: {', '.join(schema.names)}."
-                f"{nearest(name, schema.names)}"
-            )
-    for name, column in features.items():
-        resolve_kind(column, input_dtype(schema.field(name).type, name), name)
-    if target in features:
-        raise DataError(f"target {target!r} is also listed under features; a model must not see its own answer")
 
 
 def _column_mismatch(given: Iterable[str], expected: Sequence[str]) -> str:
@@ -288,71 +233,3 @@ def _column_mismatch(given: Iterable[str], expected: Sequence[str]) -> str:
     if extra:
         parts.append(f"unknown inputs: {', '.join(extra)}.{nearest(extra[0], expected)}")
     return "; ".join(parts)
-
-
-def refuse_nulls(column: FittedColumn, count: int) -> None:
-    if count and not column.nullable:
-        way_out = "mean or a number" if column.kind == "numeric" else "unknown"
-        raise DataError(
-            f"column {column.name!r} holds {count} nulls and its policy is error; "
-            f"declare `nulls: {way_out}`, or drop those rows when preparing"
-        )
-
-
-def _numeric(column: FittedColumn, values: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    refuse_nulls(column, values.null_count)
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if not pa.types.is_floating(values.type):
-        values = values.cast(pa.float32(), safe=False)
-    if values.null_count:
-        fill = column.nulls if isinstance(column.nulls, int | float) else float("nan")
-        values = pc.fill_null(values, pa.scalar(fill, values.type))
-    return np.asarray(values.to_numpy(zero_copy_only=False))
-
-
-def _codes(column: FittedColumn, values: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    refuse_nulls(column, values.null_count)
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    index = pc.index_in(values.cast(column.arrow_vocabulary.type), value_set=column.arrow_vocabulary)
-    return np.asarray(pc.fill_null(pc.add(index, 1), UNKNOWN_CODE).to_numpy(zero_copy_only=False))
-
-
-def _plain_numeric(column: FittedColumn, values: Sequence[Any]) -> np.ndarray:
-    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
-        return values
-    fill: float | None = None
-    if column.nullable:
-        fill = column.nulls if isinstance(column.nulls, int | float) else float("nan")
-    allowed = (bool,) if column.dtype == "bool" else (int, float) if "float" in column.dtype else (int,)
-    out = np.empty(len(values), np.float32)
-    for row, value in enumerate(values):
-        if type(value) in allowed:
-            out[row] = value
-        elif value is None and fill is not None:
-            out[row] = fill
-        else:
-            raise InvalidInput(_wrong_value(column, value, row))
-    return out
-
-
-def _plain_codes(column: FittedColumn, values: Sequence[Any]) -> list[int]:
-    codes, allowed = column.codes, str if column.dtype == "string" else bool if column.dtype == "bool" else int
-    out = []
-    for row, value in enumerate(values):
-        if isinstance(value, np.generic):
-            value = value.item()
-        if type(value) is allowed:
-            out.append(codes.get(value, UNKNOWN_CODE))
-        elif value is None and column.nullable:
-            out.append(UNKNOWN_CODE)
-        else:
-            raise InvalidInput(_wrong_value(column, value, row))
-    return out
-
-
-def _wrong_value(column: FittedColumn, value: Any, row: int) -> str:
-    if value is None:
-        return f"input {column.name!r}, row {row}: null, but this input has no null policy"
-    return f"input {column.name!r}, row {row}: expected {column.dtype}, got {type(value).__name__} {value!r:.60}"

@@ -9,9 +9,19 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from raymill.columns import (
+    Column,
+    FittedColumn,
+    input_dtype,
+    input_width,
+    is_time,
+    kind_of,
+    refuse_nulls,
+)
+from raymill.encode_arrow import microseconds
 from raymill.errors import DataError
 from raymill.evaluation import Task
-from raymill.features import Column, Encoder, FittedColumn, input_dtype, refuse_nulls, resolve_kind
+from raymill.features import Encoder
 
 
 @dataclass
@@ -28,9 +38,7 @@ class Moments:
     @classmethod
     def of(cls, values: pa.Array | pa.ChunkedArray) -> Moments:
         nulls = values.null_count
-        present = np.asarray(
-            values.drop_null().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-        )
+        present = np.asarray(values.drop_null().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
         if len(present) == 0:
             return cls(nulls=nulls)
         mean = float(present.mean())
@@ -49,6 +57,18 @@ class Moments:
             self.squares + other.squares + delta * delta * self.count * other.count / count,
             min(self.minimum, other.minimum),
             max(self.maximum, other.maximum),
+        )
+
+
+    def seconds_since(self, origin_us: int) -> Moments:
+        """Return the moments of the same microseconds as seconds since `origin_us`."""
+        return Moments(
+            self.count,
+            self.nulls,
+            (self.mean - origin_us) * 1e-6 if self.count else 0.0,
+            self.squares * 1e-12,
+            (self.minimum - origin_us) * 1e-6,
+            (self.maximum - origin_us) * 1e-6,
         )
 
 
@@ -87,7 +107,15 @@ class ColumnStatistics:
 
 
 def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+    """Return values that statistics understand: a dictionary's values, microseconds, a vector's elements."""
+    if pa.types.is_dictionary(values.type):
+        return values.cast(values.type.value_type)
+    if is_time(values.type):
+        return microseconds(values)
+    if pa.types.is_fixed_size_list(values.type):  # a null vector counts as one null for each element
+        missing = pa.nulls(values.null_count * values.type.list_size, values.type.value_type)
+        return pa.chunked_array([*(chunk.flatten() for chunk in values.chunks), missing])
+    return values
 
 
 @dataclass(frozen=True)
@@ -122,6 +150,11 @@ class FeaturePlan:
         columns = tuple(self._fit_column(name, column, statistics) for name, column in self.features.items())
         for column in columns:
             refuse_nulls(column, column.null_count)
+            if column.kind == "categorical" and not column.vocabulary:
+                raise DataError(
+                    f"column {column.name!r} has no vocabulary: it is null in all {statistics.rows} training "
+                    "rows; leave it out of `features`, or train on rows that have it"
+                )
         classes = self._check_target(statistics)
         return Encoder(columns=columns, target=self.target, task=self.task, classes=classes)
 
@@ -129,29 +162,37 @@ class FeaturePlan:
         return input_dtype(self.schema.field(name).type, name)
 
     def _kind(self, name: str) -> Literal["numeric", "categorical"]:
-        return resolve_kind(self.features[name], self._dtype(name), name)
+        return kind_of(self.features[name], self.schema.field(name).type, name)
 
     def _fit_column(self, name: str, column: Column, statistics: ColumnStatistics) -> FittedColumn:
-        kind, dtype = self._kind(name), self._dtype(name)
-        if kind == "categorical":
-            ranked = sorted(statistics.counts[name].items(), key=lambda item: (-item[1], str(item[0])))
-            vocabulary = tuple(value for value, _ in ranked[: column.max_vocabulary])
-            nulls = statistics.nulls[name]
-            return FittedColumn(
-                name=name, kind=kind, dtype=dtype, nulls=column.nulls, null_count=nulls, vocabulary=vocabulary
-            )
+        if self._kind(name) == "categorical":
+            return self._fit_categorical(name, column, statistics)
         moments = statistics.moments[name]
         if moments.count and not np.isfinite([moments.mean, moments.squares]).all():
             raise DataError(
                 f"column {name!r} holds NaN or infinite values in the training rows; turn them into "
                 "nulls when preparing and declare a null policy"
             )
+        arrow_type = self.schema.field(name).type
+        origin_us = None
+        if is_time(arrow_type):
+            origin_us = int(moments.minimum) if moments.count else 0
+            moments = moments.seconds_since(origin_us)
         std = (moments.squares / moments.count) ** 0.5 if moments.count else 0.0
         return FittedColumn(
-            name=name, kind=kind, dtype=dtype, nulls=column.nulls, null_count=moments.nulls,
+            name=name, kind="numeric", dtype=self._dtype(name), width=input_width(arrow_type),
+            origin_us=origin_us, nulls=column.nulls, null_count=moments.nulls,
             mean=moments.mean, std=std if std > 0 else 1.0,
             minimum=moments.minimum if moments.count else None,
             maximum=moments.maximum if moments.count else None,
+        )  # fmt: skip
+
+    def _fit_categorical(self, name: str, column: Column, statistics: ColumnStatistics) -> FittedColumn:
+        ranked = sorted(statistics.counts[name].items(), key=lambda item: (-item[1], str(item[0])))
+        return FittedColumn(
+            name=name, kind="categorical", dtype=self._dtype(name), nulls=column.nulls,
+            null_count=statistics.nulls[name],
+            vocabulary=tuple(value for value, _ in ranked[: column.max_vocabulary]),
         )  # fmt: skip
 
     def _check_target(self, statistics: ColumnStatistics) -> tuple[str | int, ...]:

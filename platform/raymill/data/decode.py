@@ -4,80 +4,187 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs as pafs
 
+from raymill.data.rows import Rows
 from raymill.data.snapshot import Snapshot
 from raymill.errors import DataError
 from raymill.features import Encoder, Features
 
-OPEN_FILES_PER_THREAD = 4  # a window rarely spans more; each keeps one parsed footer
+OPEN_FILES_PER_THREAD = 16  # each keeps one parsed footer; a shuffled epoch comes back to a file soon
+SLICE_BYTES = 2 << 20  # decoded bytes Arrow holds at a time: as fast as whole row groups, and bounded
+
+# N = rows
 
 
 class RowGroupReader:
     """Reads row groups of a snapshot; keeps a few open files a thread, for footers cost a parse each."""
 
-    def __init__(self, snapshot: Snapshot, columns: list[str]) -> None:
-        self._snapshot = snapshot
-        self._columns = columns
+    def __init__(self, snapshot: Snapshot, columns: Sequence[str]) -> None:
+        """
+        Args:
+            snapshot: Its predicate is applied: rows that do not match are not there.
+            columns: What `table` returns, in this order; partition columns among them.
+        """
+        self.snapshot, self.columns = snapshot, list(columns)
         self._local = threading.local()
+        self._checks_every_read = isinstance(snapshot.root.filesystem, pafs.LocalFileSystem)
 
-    def table(self, group: int, start: int = 0, stop: int | None = None) -> pa.Table:
+    def table(
+        self, group: int, start: int = 0, stop: int | None = None, pick_N: np.ndarray | None = None
+    ) -> pa.Table:
         """Return rows [start, stop) of row group `group`, the reader's columns only.
 
         Raises:
             DataError: the file vanished, changed since the snapshot, or is broken; it is named.
         """
-        location = self._snapshot.location(group)
+        return self.read(group, self.columns, self.selection(group, start, stop, pick_N))
+
+    def selection(
+        self, group: int, start: int = 0, stop: int | None = None, pick_N: np.ndarray | None = None
+    ) -> slice | np.ndarray:
+        """Return which stored rows [start, stop) of the group's matching, picked rows are.
+
+        Args:
+            pick_N: Rising numbers of the matching rows that exist for the caller; None for all.
+        """
+        matching = int(self.snapshot.group_rows_G[group])
+        if matching == self.snapshot.stored_rows(group):
+            return slice(start, matching if stop is None else stop) if pick_N is None else pick_N[start:stop]
+        predicate = self.snapshot.predicate
+        assert predicate is not None, "only a predicate makes a row group yield fewer rows than it stores"
+        mask_N = predicate.mask_N(self.read(group, predicate.columns, slice(None)))
+        found_N = np.flatnonzero(mask_N)
+        if len(found_N) != matching:
+            raise DataError(
+                f"file {self.snapshot.location(group).uri!r} has {len(found_N)} matching rows in row group "
+                f"{self.snapshot.group_ordinal_G[group]}, the snapshot {matching}; take the snapshot again"
+            )
+        return (found_N if pick_N is None else found_N[pick_N])[start:stop]
+
+    def read(self, group: int, columns: Sequence[str], rows: slice | np.ndarray) -> pa.Table:
+        """Return the stored rows `rows` of a row group. Raises as `table` does."""
+        snapshot, location = self.snapshot, self.snapshot.location(group)
+        stored = [name for name in columns if name not in snapshot.partitions]
         try:
             table = self._file(group).read_row_group(
-                int(self._snapshot.group_ordinal_G[group]), columns=self._columns, use_threads=False
+                int(snapshot.group_ordinal_G[group]), columns=stored, use_threads=False
             )
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(
-                f"file {location.uri!r}, row group {self._snapshot.group_ordinal_G[group]}, cannot be read: "
+                f"file {location.uri!r}, row group {snapshot.group_ordinal_G[group]}, cannot be read: "
                 f"{error}; restore the file or take the snapshot again"
             ) from error
-        return table.slice(start, None if stop is None else stop - start)
+        if isinstance(rows, np.ndarray):
+            table = table.take(pa.array(rows))
+        elif rows != slice(None) and (rows.start, rows.stop) != (0, table.num_rows):
+            table = table.slice(rows.start, rows.stop - rows.start)
+        return table if len(stored) == len(columns) else self._with_partitions(group, columns, table)
+
+    def _with_partitions(self, group: int, columns: Sequence[str], table: pa.Table) -> pa.Table:
+        rows, values = table.num_rows, self.snapshot.partition_values(group)
+        return pa.table(
+            {
+                name: table.column(name)
+                if name not in values
+                else pa.repeat(pa.scalar(values[name], self.snapshot.schema.field(name).type), rows)
+                for name in columns
+            }
+        )
 
     def _file(self, group: int) -> pq.ParquetFile:
-        number = int(self._snapshot.group_file_G[group])
+        number = int(self.snapshot.group_file_G[group])
         files: OrderedDict[int, pq.ParquetFile] | None = getattr(self._local, "files", None)
         if files is None:
             files = self._local.files = OrderedDict()
         if number in files:
+            if self._checks_every_read:  # a microsecond here, a round trip on a remote store
+                self._check_unchanged(number)
             files.move_to_end(number)
             return files[number]
-        location, listed = self._snapshot.location(group), self._snapshot.files[number]
-        info = location.info()
-        if (info.size, info.mtime_ns or 0) != (listed.size_bytes, listed.mtime_ns):
-            raise DataError(
-                f"file {location.uri!r} changed or vanished since the snapshot {self._snapshot.id} was taken; "
-                "datasets are immutable while a run reads them: write new files instead, or start a new run"
-            )
-        files[number] = pq.ParquetFile(location.open_input(), pre_buffer=True)
+        self._check_unchanged(number)
+        files[number] = pq.ParquetFile(
+            self.snapshot.file_location(number).open_input(), pre_buffer=not self._checks_every_read
+        )
         if len(files) > OPEN_FILES_PER_THREAD:
             files.popitem(last=False)[1].close(force=True)
         return files[number]
+
+    def _check_unchanged(self, number: int) -> None:
+        location, listed = self.snapshot.file_location(number), self.snapshot.files[number]
+        info = location.info()
+        if info.type == pafs.FileType.NotFound:
+            what = "vanished"
+        elif (info.size, info.mtime_ns or 0) != (listed.size_bytes, listed.mtime_ns):
+            what = "changed"
+        else:
+            return
+        raise DataError(
+            f"file {location.uri!r} {what} since the snapshot {self.snapshot.id} was taken; "
+            "datasets are immutable while a run reads them: write new files instead, or start a new run"
+        )
 
 
 class Decoder:
     """Row groups into features and labels."""
 
     def __init__(self, snapshot: Snapshot, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._reader = RowGroupReader(snapshot, [*encoder.names, encoder.target])
+        self.encoder = encoder
+        self._snapshot = snapshot
+        names = {*encoder.names, encoder.target}
+        in_file_order = [name for name in snapshot.schema.names if name in names]
+        missing = names.difference(in_file_order)
+        self._reader = RowGroupReader(snapshot, [*in_file_order, *sorted(missing)])
+
+    @property
+    def row_bytes(self) -> int:
+        """Return the bytes of one decoded row with its label."""
+        return self.encoder.row_bytes + np.dtype(self.encoder.label_dtype).itemsize
 
     def empty(self, rows: int) -> tuple[Features, np.ndarray]:
         """Return uninitialised features and labels of `rows` rows."""
-        return self._encoder.empty(rows), np.empty(rows, self._encoder.label_dtype)
+        return self.encoder.empty(rows), np.empty(rows, self.encoder.label_dtype)
+
+    def empty_rows(self, rows: int, *, weighted: bool = False) -> Rows:
+        """Return uninitialised rows, with room for weights if `weighted`."""
+        features, labels_N = self.empty(rows)
+        return Rows(features, labels_N, np.empty(rows, np.float32) if weighted else None)
 
     def decode_into(
-        self, group: int, start: int, stop: int, features: Features, labels_N: np.ndarray
+        self,
+        group: int,
+        start: int,
+        stop: int,
+        features: Features,
+        labels_N: np.ndarray,
+        pick_N: np.ndarray | None = None,
     ) -> None:
         """Fill the buffers with rows [start, stop) of row group `group`. Raises DataError, file named."""
-        table = self._reader.table(group, start, stop)
-        self._encoder.encode_into(table, features)
-        labels_N[:] = self._encoder.encode_labels(table.column(self._encoder.target))
+        rows = self._reader.selection(group, start, stop, pick_N)
+        for names in self._slices(self._snapshot.stored_rows(group)):
+            table = self._reader.read(group, names, rows)
+            try:
+                self.encoder.encode_into(table, features)
+                if self.encoder.target in names:
+                    labels_N[:] = self.encoder.encode_labels(table.column(self.encoder.target))
+            except DataError as error:
+                ordinal, location = self._snapshot.group_ordinal_G[group], self._snapshot.location(group)
+                raise DataError(f"file {location.uri!r}, row group {ordinal}: {error}") from error
+
+    def _slices(self, rows: int) -> list[list[str]]:
+        """Return the columns in runs whose decoded values take about SLICE_BYTES each."""
+        slices: list[list[str]] = []
+        size = 0
+        for name in self._reader.columns:
+            column_bytes = rows * self.encoder.column_bytes(name)
+            if not slices or size + column_bytes > SLICE_BYTES:
+                slices.append([])
+                size = 0
+            slices[-1].append(name)
+            size += column_bytes
+        return slices

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from raymill.config import Spec
 from raymill.data.orders import EpochPlan
 from raymill.data.snapshot import Snapshot
 
 
-class FullOrder:
+class FullOrder(Spec):
     """The default order. Hurts where one epoch is more than the run can afford: then sample."""
 
     def plan(self, snapshot: Snapshot, *, seed: int, epoch: int) -> EpochPlan:

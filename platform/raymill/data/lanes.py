@@ -55,7 +55,8 @@ class Deal:
     def lane_rows(self, step: int) -> np.ndarray:
         """Return int64 [L]: rows each lane gives at `step`; full except at the end of the epoch."""
         edges = self.rows * np.arange(self.lanes + 1, dtype=np.int64) // self.lanes
-        return np.clip(np.diff(edges) - step * self.lane_batch_rows, 0, self.lane_batch_rows)
+        rows_L: np.ndarray = np.clip(np.diff(edges) - step * self.lane_batch_rows, 0, self.lane_batch_rows)
+        return rows_L
 
     def shares(self, step: int, rank: int, world_size: int) -> list[Share]:
         """Return what `rank` takes at `step`, in lane order; [] where the tail leaves it nothing."""

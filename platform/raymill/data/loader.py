@@ -6,57 +6,27 @@ or fewer of them: the global batches stay the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
 
-from raymill.config import Spec
 from raymill.data.decode import Decoder
 from raymill.data.lanes import Deal, Share
-from raymill.data.orders import ORDERS, EpochPlan
+from raymill.data.loader_config import LoaderConfig, LoaderState
+from raymill.data.orders import EpochPlan
+from raymill.data.rows import Rows
 from raymill.data.snapshot import Snapshot
-from raymill.data.stream import LaneStream, cut
+from raymill.data.stream import Budget, LaneStream, Windows
+from raymill.data.visits import visits_of
 from raymill.errors import Conflict, SpecError
 from raymill.features import Encoder, Features
 
+__all__ = ["Batch", "Loader", "LoaderConfig", "LoaderState"]
 
-class LoaderConfig(Spec):
-    """How an epoch is read. Everything here shapes the batches, and nothing else does."""
-
-    order: str = "full"
-    """Name in the table of read orders."""
-    batch_rows: int = Field(default=1024, ge=1)
-    """Rows of a global batch, over all workers; the last may be smaller."""
-    lanes: int = Field(default=1, ge=1)
-    """Virtual workers among which an epoch is dealt; must divide batch_rows."""
-    window: int = Field(default=4, ge=1)
-    """Row groups of one lane that are mixed together; memory is two windows a lane."""
-    shuffle: bool = True
-    """Mix rows inside windows; row groups are put in random order by the read order."""
-    seed: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _lanes_divide_batch(self) -> LoaderConfig:
-        if self.batch_rows % self.lanes:
-            raise ValueError(
-                f"batch_rows must be a multiple of lanes, got {self.batch_rows} and {self.lanes}; "
-                f"try batch_rows={max(1, round(self.batch_rows / self.lanes)) * self.lanes}"
-            )
-        return self
-
-
-@dataclass(frozen=True)
-class LoaderState:
-    """Where a run stands: the next batch is step `step` of epoch `epoch`."""
-
-    snapshot: str
-    config: dict[str, Any]
-    epoch: int
-    step: int
+DECODE_THREADS = 2
+PREFETCH_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -68,13 +38,20 @@ class Batch:
     step: int
     global_rows: int
     """Rows of the whole batch over all ranks; weigh the loss by it, not by this rank's rows."""
+    weights_N: np.ndarray | None = None
+    """float32: how many rows of the dataset each row stands for; None where all stand for equally many."""
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
 
 class Loader:
-    """Batches of one rank. Needs no process group, no Ray: rank and world size are plain numbers."""
+    """Batches of one rank. Needs no process group, no Ray: rank and world size are plain numbers.
+
+    Memory, beyond one batch: for every lane the rank reads, the window in use and as many row
+    groups again decoded ahead, the latter at most `prefetch_bytes` over all lanes; and for every
+    thread the few megabytes of columns it is decoding.
+    """
 
     def __init__(
         self,
@@ -84,25 +61,31 @@ class Loader:
         *,
         rank: int = 0,
         world_size: int = 1,
-        threads: int = 2,
+        threads: int = DECODE_THREADS,
+        prefetch_bytes: int = PREFETCH_BYTES,
     ) -> None:
         if not 0 <= rank < world_size:
             raise SpecError(f"rank must lie in [0, world_size), got rank {rank} of {world_size}")
         self.snapshot, self.config = snapshot, config
-        self._order = ORDERS.load(config.order)()
+        self._order = config.make_order()
         self._decoder = Decoder(snapshot, encoder)
         self._rank, self._world_size, self._threads = rank, world_size, threads
+        self._prefetch_bytes = prefetch_bytes
+        self._planned: tuple[int, EpochPlan] | None = None
 
     def steps(self, epoch: int) -> int:
         """Return the steps of `epoch`, equal on every rank."""
-        return self._deal(self._plan(epoch).rows).steps
+        return self._deal(epoch).steps
 
     def rows(self, epoch: int) -> int:
         """Return the rows of `epoch` over all ranks."""
         return self._plan(epoch).rows
 
-    def state(self, epoch: int, step: int) -> LoaderState:
-        return LoaderState(self.snapshot.id, self.config.model_dump(), epoch, step)
+    def state(self, epoch: int, step: int, lane_steps: Sequence[int] | None = None) -> LoaderState:
+        """Return the position before step `step` of `epoch`, or before each lane's own step."""
+        return LoaderState(
+            self.snapshot.id, self.config.model_dump(), epoch, step, tuple(lane_steps) if lane_steps else None
+        )
 
     def check(self, state: LoaderState) -> None:
         """Refuse a state of other data or of another configuration.
@@ -128,49 +111,89 @@ class Loader:
         Raises:
             DataError: a file that changed or cannot be read; it is named.
         """
-        plan = self._plan(epoch)
-        deal = self._deal(plan.rows)
+        deal, budget = self._deal(epoch), Budget(self._prefetch_bytes)
         streams: dict[int, LaneStream] = {}
         with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
             try:
                 for step in range(from_step, deal.steps):
                     rows_L = deal.lane_rows(step)
-                    parts: list[tuple[Features, np.ndarray]] = []
+                    parts: list[Rows] = []
                     for share in deal.shares(step, self._rank, self._world_size):
                         if share.lane not in streams:
-                            streams[share.lane] = self._stream(plan, deal, share, epoch, step, pool)
+                            streams[share.lane] = self._stream(epoch, share, step, pool, budget)
                         parts += streams[share.lane].take(int(rows_L[share.lane]), share.start, share.stop)
                     yield self._batch(parts, step, int(rows_L.sum()))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
+    def lane(self, epoch: int, lane: int, *, from_step: int = 0) -> Iterator[Batch]:
+        """Yield one lane's batches of `epoch` from its step `from_step` on, whatever other lanes do.
+
+        For strategies whose workers do not wait for each other: each pulls the lanes it was given,
+        at its own pace, and its position is its lanes' steps. Rank and world size play no part.
+
+        Raises:
+            SpecError: no such lane.
+            DataError: as for `epoch`.
+        """
+        if not 0 <= lane < self.config.lanes:
+            raise SpecError(f"lane must lie in [0, lanes), got lane {lane} of {self.config.lanes}")
+        deal, budget = self._deal(epoch), Budget(self._prefetch_bytes)
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
+            try:
+                stream = self._stream(epoch, Share(lane, 0, 0), from_step, pool, budget)
+                for step in range(from_step, deal.steps):
+                    rows_L = deal.lane_rows(step)
+                    rows = int(rows_L[lane])
+                    if rows == 0:
+                        return
+                    yield self._batch(stream.take(rows, 0, rows), step, int(rows_L.sum()))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def visits(self, epoch: int, step: int | Sequence[int]) -> np.ndarray:
+        """Return int64 [G]: rows of each row group handed out, by all ranks, before `step` of `epoch`.
+
+        Args:
+            step: One step for all lanes, or one for each.
+        """
+        deal, plan = self._deal(epoch), self._plan(epoch)
+        steps_L = [step] * deal.lanes if isinstance(step, int) else list(step)
+        found_G = np.zeros(self.snapshot.groups, np.int64)
+        for lane, lane_step in enumerate(steps_L):
+            low, high = deal.bounds(lane)
+            rows = min(lane_step * deal.lane_batch_rows, high - low)
+            windows = Windows(plan, low, high, self.config.window)
+            found_G += visits_of(windows, rows, self._key(epoch, lane), self.snapshot.groups)
+        return found_G
+
     def _stream(
-        self, plan: EpochPlan, deal: Deal, share: Share, epoch: int, step: int, pool: ThreadPoolExecutor
+        self, epoch: int, share: Share, step: int, pool: ThreadPoolExecutor, budget: Budget
     ) -> LaneStream:
+        deal, window = self._deal(epoch), self.config.window
         low, high = deal.bounds(share.lane)
         return LaneStream(
-            cut(plan, low, high),
+            Windows(self._plan(epoch), low, high, window),
             self._decoder,
             pool,
-            window=self.config.window,
-            shuffle_key=(self.config.seed, epoch, share.lane) if self.config.shuffle else None,
+            budget,
+            ahead=max(window, self._threads),
+            shuffle_key=self._key(epoch, share.lane),
             position=step * deal.lane_batch_rows,
         )
 
-    def _batch(self, parts: list[tuple[Features, np.ndarray]], step: int, global_rows: int) -> Batch:
-        if not parts:
-            features, labels_N = self._decoder.empty(0)
-            return Batch(features, labels_N, step, global_rows)
-        labels = [labels_N for _, labels_N in parts]
-        return Batch(
-            Features.concatenate([features for features, _ in parts]),
-            labels[0] if len(labels) == 1 else np.concatenate(labels),
-            step,
-            global_rows,
-        )
+    def _key(self, epoch: int, lane: int) -> tuple[int, ...] | None:
+        return (self.config.seed, epoch, lane) if self.config.shuffle else None
+
+    def _batch(self, parts: list[Rows], step: int, global_rows: int) -> Batch:
+        rows = Rows.concatenate(parts) if parts else self._decoder.empty_rows(0)
+        return Batch(rows.features, rows.labels_N, step, global_rows, rows.weights_N)
 
     def _plan(self, epoch: int) -> EpochPlan:
-        return self._order.plan(self.snapshot, seed=self.config.seed, epoch=epoch)
+        if self._planned is None or self._planned[0] != epoch:
+            plan = self._order.plan(self.snapshot, seed=self.config.seed, epoch=epoch)
+            self._planned = epoch, plan
+        return self._planned[1]
 
-    def _deal(self, rows: int) -> Deal:
-        return Deal(rows, self.config.lanes, self.config.batch_rows)
+    def _deal(self, epoch: int) -> Deal:
+        return Deal(self._plan(epoch).rows, self.config.lanes, self.config.batch_rows)

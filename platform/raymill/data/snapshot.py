@@ -1,26 +1,26 @@
-"""The immutable listing of a Parquet dataset at one moment, built from footers in parallel.
+"""The immutable listing of a Parquet dataset at one moment: files, row groups and schema, as columns.
 
-Row groups are kept as columns, so that very many of them fit in memory.
+A snapshot of a million row groups is a few arrays of a few megabytes, so that planning an epoch is
+arithmetic on them. `take_snapshot` in `listing` builds one; `store` keeps one for the next run.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from raymill.errors import DataError, NotFound
-from raymill.storage import Location, locate
+from raymill.storage import Location
 
-# G = row groups, in the order of their files
+if TYPE_CHECKING:
+    from raymill.data.predicate import Predicate
 
-FOOTER_THREADS = 16  # footers are latency-bound on remote stores; local ones finish either way
+# G = row groups, in the order of their files; M = files
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,63 @@ class Fragment:
     """0 where the file system keeps none."""
 
 
+class Files(Sequence[Fragment]):
+    """The files of a snapshot, kept as columns: a `Fragment` is made when one is asked for."""
+
+    def __init__(self, paths_M: pa.Array, size_bytes_M: np.ndarray, mtime_ns_M: np.ndarray) -> None:
+        self.paths_M, self.size_bytes_M, self.mtime_ns_M = paths_M, size_bytes_M, mtime_ns_M
+
+    @classmethod
+    def of(cls, fragments: Iterable[Fragment]) -> Files:
+        fragments = list(fragments)
+        return cls(
+            pa.array([fragment.path for fragment in fragments], pa.large_string()),
+            np.array([fragment.size_bytes for fragment in fragments], np.int64),
+            np.array([fragment.mtime_ns for fragment in fragments], np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths_M)
+
+    @overload
+    def __getitem__(self, index: int) -> Fragment: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Fragment]: ...
+    def __getitem__(self, index: int | slice) -> Fragment | list[Fragment]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index = int(index) % len(self)
+        return Fragment(
+            self.paths_M[index].as_py(), int(self.size_bytes_M[index]), int(self.mtime_ns_M[index])
+        )
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """Files, row groups and schema of a dataset; two equal listings have equal ids."""
 
     root: Location
-    files: tuple[Fragment, ...]
+    files: Files
     schema: pa.Schema
+    """Columns of the files, then the hive partitions' columns."""
     group_file_G: np.ndarray
     """int32: index into `files`."""
     group_ordinal_G: np.ndarray
     """int32: row group's number inside its file."""
     group_rows_G: np.ndarray
-    """int64."""
+    """int64: rows of each that a read yields; fewer than are stored where a predicate says so."""
     group_bytes_G: np.ndarray
     """int64: uncompressed size of all columns."""
+    partitions: Mapping[str, pa.Array] = field(default_factory=dict)
+    """Hive partition column to its value for each file."""
+    predicate: Predicate | None = None
+    """Rows that do not match it do not exist for any reader of this snapshot."""
+    group_stored_G: np.ndarray | None = None
+    """int64: rows in the files, where a predicate is given."""
+    group_known_G: np.ndarray | None = None
+    """bool: whether a ledger already holds the row group, where one was compared."""
 
     @cached_property
     def rows(self) -> int:
@@ -60,99 +102,40 @@ class Snapshot:
 
     @cached_property
     def id(self) -> str:
-        """16 hex digits over every file's path, size and mtime, and every row group's rows."""
+        """16 hex digits over every file's identity, every row group's rows, the predicate and the ledger."""
         digest = hashlib.sha256()
-        for file in self.files:
-            digest.update(f"{file.path}\0{file.size_bytes}\0{file.mtime_ns}\n".encode())
-        digest.update(self.group_rows_G.astype("<i8").tobytes())
+        digest.update("\0".join(self.files.paths_M.to_pylist()).encode())
+        for values in (self.files.size_bytes_M, self.files.mtime_ns_M, self.group_rows_G):
+            digest.update(values.astype("<i8").tobytes())
+        digest.update(self.group_file_G.astype("<i8").tobytes())
+        if self.predicate is not None:
+            digest.update(repr(self.predicate.conditions).encode())
+        if self.group_known_G is not None:
+            digest.update(np.packbits(self.group_known_G).tobytes())
         return digest.hexdigest()[:16]
 
     def location(self, group: int) -> Location:
         """Return the file that holds row group `group`."""
-        path = self.files[self.group_file_G[group]].path
+        return self.file_location(int(self.group_file_G[group]))
+
+    def file_location(self, number: int) -> Location:
+        """Return where file `number` lies."""
+        path = self.files.paths_M[number].as_py()
         return self.root / path if path else self.root
 
+    def stored_rows(self, group: int) -> int:
+        """Return the rows that row group `group` has in its file, whatever the predicate."""
+        stored_G = self.group_rows_G if self.group_stored_G is None else self.group_stored_G
+        return int(stored_G[group])
 
-def take_snapshot(uri: str | Location, *, threads: int = FOOTER_THREADS) -> Snapshot:
-    """Return the snapshot of a directory of Parquet files (searched recursively) or of one file.
-
-    Files whose name, or a folder of whose path, starts with "_" or "." are passed over, as Spark
-    and Arrow do.
-
-    Raises:
-        NotFound: nothing at `uri`.
-        DataError: no Parquet file, no rows, a file that cannot be read, or files whose schemas
-            differ; the message names the file.
-    """
-    root = uri if isinstance(uri, Location) else locate(uri)
-    if not root.exists():
-        raise NotFound(f"no dataset at {root.uri!r}; prepare it first, or correct the path")
-    listed = list(_list(root))
-    if not listed:
-        raise DataError(f"dataset {root.uri!r} holds no *.parquet file")
-    with ThreadPoolExecutor(min(threads, len(listed)), thread_name_prefix="footer") as pool:
-        footers = list(pool.map(lambda item: _read_footer(item[1]), listed))
-    schema = footers[0].schema.to_arrow_schema()
-    for (fragment, location), footer in zip(listed, footers, strict=True):
-        _check_same_schema(schema, footer.schema.to_arrow_schema(), listed[0][0].path, location, fragment)
-    counts = [footer.num_row_groups for footer in footers]
-    snapshot = Snapshot(
-        root=root,
-        files=tuple(fragment for fragment, _ in listed),
-        schema=schema.remove_metadata(),
-        group_file_G=np.repeat(np.arange(len(footers), dtype=np.int32), counts),
-        group_ordinal_G=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
-        group_rows_G=_per_group(footers, lambda group: group.num_rows),
-        group_bytes_G=_per_group(footers, lambda group: group.total_byte_size),
-    )
-    if snapshot.rows == 0:
-        raise DataError(f"dataset {root.uri!r} has {len(listed)} files and no rows")
-    return snapshot
+    def partition_values(self, group: int) -> dict[str, Any]:
+        """Return the value of each partition column in row group `group`."""
+        number = int(self.group_file_G[group])
+        return {name: values_M[number].as_py() for name, values_M in self.partitions.items()}
 
 
-def _list(root: Location) -> Iterator[tuple[Fragment, Location]]:
-    if not root.is_directory():
-        info = root.info()
-        yield Fragment("", int(info.size), int(info.mtime_ns or 0)), root
-        return
-    for location, info in root.files():
-        relative = location.path.removeprefix(root.path.rstrip("/")).lstrip("/")
-        hidden = any(part.startswith(("_", ".")) for part in relative.split("/"))
-        if relative.endswith(".parquet") and not hidden:
-            yield Fragment(relative, int(info.size), int(info.mtime_ns or 0)), location
-
-
-def _read_footer(location: Location) -> pq.FileMetaData:
-    try:
-        with location.open_input() as file:
-            return pq.read_metadata(file)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"file {location.uri!r} cannot be read as Parquet ({error}); it may be truncated: "
-            "write it again or remove it"
-        ) from error
-
-
-def _check_same_schema(
-    expected: pa.Schema, found: pa.Schema, first: str, location: Location, fragment: Fragment
-) -> None:
-    if expected.equals(found):
-        return
-    for field in expected:
-        if field.name not in found.names:
-            raise DataError(f"file {location.uri!r} lacks column {field.name!r}, which {first!r} has")
-        other = found.field(field.name).type
-        if other != field.type:
-            raise DataError(
-                f"file {location.uri!r} holds column {field.name!r} as {other}, but {first!r} as {field.type}"
-            )
-    extra = [name for name in found.names if name not in expected.names]
-    if extra:
-        raise DataError(f"file {location.uri!r} has column {extra[0]!r}, which {first!r} lacks")
-
-
-def _per_group(
-    footers: list[pq.FileMetaData], value: Callable[[pq.RowGroupMetaData], int]
-) -> np.ndarray:
-    values = [value(footer.row_group(i)) for footer in footers for i in range(footer.num_row_groups)]
-    return np.array(values, np.int64)
+def ordinals(counts_M: np.ndarray) -> np.ndarray:
+    """Return int32 [G]: 0, 1, ... within each file, given the row groups of each file."""
+    starts_M = np.cumsum(counts_M) - counts_M
+    ordinals_G: np.ndarray = np.arange(counts_M.sum()) - np.repeat(starts_M, counts_M)
+    return ordinals_G.astype(np.int32)

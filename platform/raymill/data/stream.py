@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,14 +10,16 @@ import numpy as np
 
 from raymill.data.decode import Decoder
 from raymill.data.orders import EpochPlan
-from raymill.features import Features
+from raymill.data.rows import Rows
+
+# N = rows of a window
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows [start, stop) of one row group."""
+    """Rows [start, stop) of what the epoch reads of one row group; `k` is the group's place in the plan."""
 
-    group: int
+    k: int
     start: int
     stop: int
 
@@ -27,105 +28,194 @@ class Piece:
         return self.stop - self.start
 
 
-def cut(plan: EpochPlan, low: int, high: int) -> list[Piece]:
-    """Return the pieces that hold epoch positions [low, high), in order."""
-    if low >= high:
-        return []
-    first = int(np.searchsorted(plan.starts_K, low, side="right")) - 1
-    pieces = []
-    for k in range(first, len(plan.groups_K)):
-        start, rows = int(plan.starts_K[k]), int(plan.rows_K[k])
-        if start >= high:
-            break
-        pieces.append(Piece(int(plan.groups_K[k]), max(low - start, 0), min(high - start, rows)))
-    return pieces
+@dataclass(frozen=True)
+class Windows:
+    """Epoch positions [low, high) of a plan cut to windows of `window` row groups, by arithmetic.
+
+    Nothing is kept per row group, so that a lane of a million row groups costs no more than one.
+    """
+
+    plan: EpochPlan
+    low: int
+    high: int
+    window: int
+
+    @property
+    def first_k(self) -> int:
+        return int(np.searchsorted(self.plan.starts_K, self.low, side="right")) - 1
+
+    @property
+    def count(self) -> int:
+        if self.low >= self.high:
+            return 0
+        end_k = int(np.searchsorted(self.plan.starts_K, self.high, side="left"))
+        return -(-(end_k - self.first_k) // self.window)
+
+    def pieces(self, number: int) -> list[Piece]:
+        """Return the pieces of window `number`, in the plan's order."""
+        first = self.first_k + number * self.window
+        pieces = []
+        for k in range(first, min(first + self.window, len(self.plan.groups_K))):
+            start, rows = int(self.plan.starts_K[k]), int(self.plan.rows_K[k])
+            if start >= self.high:
+                break
+            pieces.append(Piece(k, max(self.low - start, 0), min(self.high - start, rows)))
+        return pieces
+
+    def find(self, position: int) -> tuple[int, int]:
+        """Return the window that holds the lane's row `position`, and the row's place in it."""
+        if self.low + position >= self.high:
+            return self.count, 0
+        k = int(np.searchsorted(self.plan.starts_K, self.low + position, side="right")) - 1
+        number = (k - self.first_k) // self.window
+        start_k = self.first_k + number * self.window
+        return number, self.low + position - max(self.low, int(self.plan.starts_K[start_k]))
+
+    def order_N(self, number: int, rows: int, shuffle_key: tuple[int, ...] | None) -> np.ndarray | None:
+        """Return in which order the rows of a window leave it; None for the order they have."""
+        if shuffle_key is None:
+            return None
+        return np.random.default_rng([*shuffle_key, number]).permutation(rows)
 
 
-@dataclass
+class Budget:
+    """Bytes that may be decoded ahead of their use, shared by all lanes of a loader."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._spare = limit_bytes
+
+    def take(self, amount: int) -> bool:
+        """Take `amount` bytes if there are as many."""
+        if amount > self._spare:
+            return False
+        self._spare -= amount
+        return True
+
+    def give_back(self, amount: int) -> None:
+        self._spare += amount
+
+
 class _Window:
     """Rows of a few row groups in one buffer, and the order in which they leave it."""
 
-    features: Features
-    labels_N: np.ndarray
-    order_N: np.ndarray
-    fills: list[Future[None]]
+    def __init__(self, pieces: list[Piece], rows: Rows, order_N: np.ndarray | None) -> None:
+        self.rows, self.order_N = rows, order_N
+        self.open = deque(pieces)
+        self.started = 0
+        self.ahead_bytes = 0
+        self._fills: list[Future[None]] = []
+        self._filled = 0
+
+    def start(self, decoder: Decoder, pool: ThreadPoolExecutor, plan: EpochPlan) -> None:
+        """Begin to decode the next piece."""
+        piece = self.open.popleft()
+        self.started += 1
+        place = self.rows.take(slice(self._filled, self._filled + piece.rows))
+        self._filled += piece.rows
+        self._fills.append(pool.submit(_fill, decoder, plan, piece, place))
 
     def wait(self) -> None:
-        for fill in self.fills:
+        for fill in self._fills:
             fill.result()
+        self._fills = []
+
+    def take(self, start: int, stop: int) -> Rows:
+        """Return rows [start, stop) of the order: copies if mixed, else views."""
+        return self.rows.take(slice(start, stop) if self.order_N is None else self.order_N[start:stop])
+
+
+def _fill(decoder: Decoder, plan: EpochPlan, piece: Piece, place: Rows) -> None:
+    group = int(plan.groups_K[piece.k])
+    pick_N = None if plan.pick is None else plan.pick(group)
+    decoder.decode_into(group, piece.start, piece.stop, place.features, place.labels_N, pick_N)
+    if place.weights_N is not None and plan.weights_K is not None:
+        place.weights_N[:] = plan.weights_K[piece.k]
 
 
 class LaneStream:
-    """The rows of one lane from `position` on; holds two windows at most, one of them being filled."""
+    """The rows of one lane from `position` on.
+
+    It holds the window that is being read, and decodes some row groups ahead as the budget allows.
+    """
 
     def __init__(
         self,
-        pieces: list[Piece],
+        windows: Windows,
         decoder: Decoder,
         pool: ThreadPoolExecutor,
+        budget: Budget,
         *,
-        window: int,
+        ahead: int,
         shuffle_key: tuple[int, ...] | None,
         position: int = 0,
     ) -> None:
         """
         Args:
-            pieces: The lane's part of the epoch.
-            window: Row groups mixed together.
+            windows: The lane's part of the epoch.
+            ahead: Row groups decoded ahead of their use, at most.
             shuffle_key: Seeds the mixing together with the window's number; None keeps file order.
             position: Rows of the lane that were consumed before.
         """
-        self._decoder, self._pool, self._key = decoder, pool, shuffle_key
-        groups = [pieces[i : i + window] for i in range(0, len(pieces), window)]
-        rows = [sum(piece.rows for piece in group) for group in groups]
-        first = 0
-        while first < len(groups) and position >= rows[first]:
-            position -= rows[first]
-            first += 1
-        self._windows = self._ahead(groups, first)
+        self._windows, self._decoder, self._pool, self._budget = windows, decoder, pool, budget
+        self._limit, self._key = ahead, shuffle_key
+        self._count = windows.count
+        self._next, self._offset = windows.find(position)
         self._current: _Window | None = None
-        self._offset = position
+        self._ahead: deque[_Window] = deque()
 
-    def take(self, rows: int, start: int, stop: int) -> list[tuple[Features, np.ndarray]]:
+    def take(self, rows: int, start: int, stop: int) -> list[Rows]:
         """Advance by `rows` rows and return rows [start, stop) of those, in parts."""
         parts, done = [], 0
         while done < rows:
-            if self._current is None or self._offset == len(self._current.order_N):
+            if self._current is None or self._offset == len(self._current.rows):
                 self._offset = 0 if self._current else self._offset
-                self._current = next(self._windows)
-            here = min(rows - done, len(self._current.order_N) - self._offset)
+                self._current = None  # its memory is free before the next window is waited for
+                self._current = self._advance()
+            here = min(rows - done, len(self._current.rows) - self._offset)
             low, high = max(start - done, 0), min(stop - done, here)
             if low < high:
-                picked_N = self._current.order_N[self._offset + low : self._offset + high]
-                parts.append((self._current.features.take(picked_N), self._current.labels_N[picked_N]))
+                parts.append(self._current.take(self._offset + low, self._offset + high))
             self._offset += here
             done += here
+        self.prefetch()
         return parts
 
-    def _ahead(self, groups: list[list[Piece]], first: int) -> Iterator[_Window]:
-        started = deque([self._start(groups[first], first)] if first < len(groups) else [])
-        for number in range(first, len(groups)):
-            window = started.popleft()
-            window.wait()
-            if number + 1 < len(groups):
-                started.append(self._start(groups[number + 1], number + 1))
-            yield window
+    def prefetch(self) -> None:
+        """Begin to decode as many pieces ahead as the limits allow."""
+        while sum(window.started for window in self._ahead) < self._limit:
+            window = self._ahead[-1] if self._ahead else None
+            if window is None or not window.open:
+                if self._next >= self._count:
+                    return
+                window = self._open()
+            piece_bytes = window.open[0].rows * self._decoder.row_bytes
+            if not self._budget.take(piece_bytes):
+                return
+            window.ahead_bytes += piece_bytes
+            window.start(self._decoder, self._pool, self._windows.plan)
 
-    def _start(self, pieces: list[Piece], number: int) -> _Window:
+    def _advance(self) -> _Window:
+        """Return the next window, decoded."""
+        if not self._ahead:
+            self._open()
+        window = self._ahead.popleft()
+        while window.open:
+            window.start(self._decoder, self._pool, self._windows.plan)
+        self._budget.give_back(window.ahead_bytes)
+        self.prefetch()
+        window.wait()
+        return window
+
+    def _open(self) -> _Window:
+        """Make room for one more window ahead; memory is touched only when rows arrive."""
+        pieces = self._windows.pieces(self._next)
         total = sum(piece.rows for piece in pieces)
-        features, labels_N = self._decoder.empty(total)
-        fills, offset = [], 0
-        for piece in pieces:
-            rows = slice(offset, offset + piece.rows)
-            fills.append(
-                self._pool.submit(
-                    self._decoder.decode_into,
-                    piece.group, piece.start, piece.stop, features.take(rows), labels_N[rows],
-                )
-            )  # fmt: skip
-            offset += piece.rows
-        if self._key is None:
-            order_N = np.arange(total)
-        else:
-            order_N = np.random.default_rng([*self._key, number]).permutation(total)
-        return _Window(features, labels_N, order_N, fills)
+        weighted = self._windows.plan.weights_K is not None
+        window = _Window(
+            pieces,
+            self._decoder.empty_rows(total, weighted=weighted),
+            self._windows.order_N(self._next, total, self._key),
+        )
+        self._next += 1
+        self._ahead.append(window)
+        return window

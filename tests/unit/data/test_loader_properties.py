@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raymill.config import parse
 from raymill.data import Loader, LoaderConfig, LoaderState
 from raymill.errors import Conflict, SpecError
 
@@ -34,7 +36,7 @@ def global_batches(lake, config, workers, row_ids, epoch=0, from_step=0) -> list
         for rank in range(workers)
     ]
     assert len({len(batches) for batches in ranks}) == 1
-    return [sum(parts, []) for parts in zip(*ranks, strict=True)]
+    return [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -42,7 +44,7 @@ def global_batches(lake, config, workers, row_ids, epoch=0, from_step=0) -> list
 def test_every_row_reaches_one_rank_once(make_lake, row_ids, files, config, workers, epoch):
     lake = make_lake(files)
     batches = global_batches(lake, config, workers, row_ids, epoch)
-    assert sorted(sum(batches, [])) == list(range(lake[0].rows))
+    assert sorted(itertools.chain(*batches)) == list(range(lake[0].rows))
 
 
 @settings(max_examples=60, deadline=None)
@@ -116,5 +118,4 @@ def test_rank_outside_the_world_is_refused(make_lake: Callable) -> None:
     with pytest.raises(SpecError, match="rank 2 of 2"):
         Loader(snapshot, encoder, LoaderConfig(), rank=2, world_size=2)
     with pytest.raises(SpecError, match="multiple of lanes"):
-        from raymill.config import parse
         parse(LoaderConfig, {"batch_rows": 10, "lanes": 3})
