@@ -23,8 +23,8 @@ def connect() -> None:
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if address.startswith(("http://", "https://")) and not in_job:
         raise Unavailable(
-            f"RAY_ADDRESS={address} is the address for submitting; run this as "
-            "`ray job submit --working-dir . -- python jobs/...`, or unset RAY_ADDRESS to run on this machine alone"
+            f"RAY_ADDRESS={address} is the address for submitting; run this as `ray job submit "
+            "--working-dir . -- python jobs/...`, or unset RAY_ADDRESS to run on this machine alone"
         )
     ray.init(
         address=None if in_job or address else "local",
@@ -56,8 +56,8 @@ def check_capacity(workers: int, per_worker: dict[str, float], have: dict[str, f
             fits = math.floor(most / each)
             way_out = f"use workers={fits}" if fits else f"ask for no {resource}"
             raise Unavailable(
-                f"{workers} workers with {each:g} {resource} each need {asked:g} {resource}, and this cluster "
-                f"can have {most:g} at most; {way_out}, or raise the cluster's limits"
+                f"{workers} workers with {each:g} {resource} each need {asked:g} {resource}, and this "
+                f"cluster can have {most:g} at most; {way_out}, or raise the cluster's limits"
             )
 
 

@@ -17,7 +17,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from raymill.serving.deploy import INGRESS_ENVIRONMENT
 from raymill.storage import STORAGE_VARIABLE
 
 HOME_VARIABLE = "RAYMILL_HOME"
-START_S, STOP_S = 60.0, 45.0
+START_S, HEAD_STOP_S, REST_STOP_S = 60.0, 30.0, 5.0
 LOG_TAIL_LINES = 20
 REPLICA_PORTS = 20_000
 
@@ -120,16 +121,17 @@ def down() -> LocalCluster | None:
     cluster = running()
     if cluster is None:
         return None
-    mine = _processes(cluster)
+    known = _processes(cluster)
     os.kill(cluster.pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_S
-    while (left := [pid for pid in mine if _alive(pid)]) and time.monotonic() < deadline:
-        if time.monotonic() > deadline - STOP_S / 2:
-            _signal_all(left, signal.SIGKILL)
-        _reap(cluster.pid)
-        time.sleep(0.1)
+    _wait_for_end([cluster.pid], HEAD_STOP_S)
+    # What outlives the head: HAProxy, which Serve restarts under a new pid while it shuts down.
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        known |= _processes(cluster)
+        _signal_all(known, number)
+        _wait_for_end(known, REST_STOP_S)
+    left = {pid for pid in known | _processes(cluster) if _alive(pid)}
     if left:
-        raise Unavailable(f"processes {left} of the local cluster do not end; its log: {cluster.log}")
+        raise Unavailable(f"processes {sorted(left)} of the local cluster do not end; its log: {cluster.log}")
     (home() / "cluster.json").unlink(missing_ok=True)
     return cluster
 
@@ -241,11 +243,11 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _processes(cluster: LocalCluster) -> list[int]:
+def _processes(cluster: LocalCluster) -> set[int]:
     """Return the head, its descendants, and whatever else carries the cluster's own temp dir."""
     import psutil
 
-    found = []
+    found = set()
     for process in psutil.process_iter():
         try:
             ours = cluster.temp_dir in " ".join(process.cmdline()) or cluster.pid in (
@@ -254,7 +256,7 @@ def _processes(cluster: LocalCluster) -> list[int]:
         except psutil.Error:
             continue  # ended while we looked
         if ours and process.pid != os.getpid():
-            found.append(process.pid)
+            found.add(process.pid)
     return found
 
 
@@ -267,16 +269,13 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def _signal_all(pids: list[int], number: int) -> None:
+def _signal_all(pids: Iterable[int], number: int) -> None:
     for pid in pids:
-        try:
+        with suppress(ProcessLookupError):  # ended while we looked
             os.kill(pid, number)
-        except ProcessLookupError:
-            continue
 
 
-def _reap(pid: int) -> None:
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return  # started by another process, which reaps it
+def _wait_for_end(pids: Iterable[int], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)

@@ -41,7 +41,8 @@ class Progress:
         seconds = max(now - self._started, 1e-9)
         rate = self._done / seconds
         share = 100 * self._done / self._total if self._total else 100.0
-        line = f"{self._what} {share:.0f}% ({self._done:,}/{self._total:,} {self._unit}) {rate:,.0f} {self._unit}/s"
+        line = f"{self._what} {share:.0f}% ({self._done:,}/{self._total:,} {self._unit})"
+        line += f" {rate:,.0f} {self._unit}/s"
         line += "".join(f", {name} {value:.4f}" for name, value in values.items())
         if not ending and rate > 0:
             line += f", {(self._total - self._done) / rate:.0f} s left"

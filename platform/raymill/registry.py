@@ -37,9 +37,7 @@ class Registry(Generic[T]):
         """
         target = self._targets.get(name) or (name if ":" in name else None)
         if target is None:
-            raise SpecError(
-                f"{self.what} {name!r} is unknown; have: {', '.join(self)}.{nearest(name, self)}"
-            )
+            raise SpecError(f"{self.what} {name!r} is unknown; have: {', '.join(self)}.{nearest(name, self)}")
         return import_target(target, self.what)  # type: ignore[no-any-return]
 
 

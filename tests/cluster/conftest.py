@@ -43,7 +43,8 @@ class Cluster:
 
     def submit(self, *command: str, timeout: float = 240) -> tuple[int, str]:
         """Submit a job as the README does; return its exit status and everything it printed."""
-        done = self.run("ray", "job", "submit", "--working-dir", ".", "--", "python", *command, timeout=timeout)
+        line = ("ray", "job", "submit", "--working-dir", ".", "--", "python", *command)
+        done = self.run(*line, timeout=timeout)
         return done.returncode, done.stdout + done.stderr
 
 

@@ -93,4 +93,3 @@ def test_a_job_prints_one_line_and_no_trace(cluster: Cluster) -> None:
     assert "unknown key 'wrokers'" in output
     assert "Did you mean 'workers'?" in output
     assert "Traceback" not in output
-

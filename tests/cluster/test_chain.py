@@ -93,7 +93,8 @@ def test_served_answers_equal_the_published_golden_rows(
     status, by_column = call(f"{served}/v1/models/{model}:predict", {"inputs": golden["inputs"]})
     assert status == 200
     assert by_column["outputs"] == pytest.approx(golden["scores"], abs=1e-5)
-    rows = [dict(zip(golden["inputs"], row, strict=True)) for row in zip(*golden["inputs"].values(), strict=True)]
+    names, columns = golden["inputs"].keys(), golden["inputs"].values()
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     status, by_row = call(f"{served}/v1/models/{model}/labels/stable:predict", {"instances": rows})
     assert status == 200
     assert by_row["predictions"] == by_column["outputs"]

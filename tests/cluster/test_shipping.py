@@ -16,7 +16,7 @@ PROBE = (
 
 def test_the_submitted_code_runs_not_the_installed(cluster: Cluster) -> None:
     """The environment has an installed raymill, the checkout's; neither process may import that."""
-    code, output = cluster.submit("-c", f'"{PROBE}"')
+    code, output = cluster.submit("-c", PROBE)
     assert code == 0, output
     driver, worker = next(line for line in output.splitlines() if line.startswith("WHERE")).split()[1:]
     assert "working_dir_files" in driver
@@ -24,7 +24,7 @@ def test_the_submitted_code_runs_not_the_installed(cluster: Cluster) -> None:
 
 
 def test_submission_ships_neither_venv_nor_data(cluster: Cluster) -> None:
-    code, output = cluster.submit("-c", "\"import os; print(sorted(os.listdir('.')))\"")
+    code, output = cluster.submit("-c", "import os; print(sorted(os.listdir('.')))")
     assert code == 0, output
     listing = next(line for line in output.splitlines() if line.startswith("["))
     assert "'jobs'" in listing
