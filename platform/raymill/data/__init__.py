@@ -1,11 +1,14 @@
-"""Parquet to training batches: snapshot, read orders, lanes, loader."""
+"""Parquet to training batches: snapshot, read orders, lanes, loader, ledger."""
 
+from raymill.data.ledger import Ledger
 from raymill.data.listing import take_snapshot
 from raymill.data.loader import Batch, Loader, LoaderConfig, LoaderState
 from raymill.data.orders import ORDERS, EpochPlan, Order
+from raymill.data.predicate import parse_predicate, where
 from raymill.data.snapshot import Snapshot
+from raymill.data.statistics import with_statistics
 
 __all__ = [
-    "ORDERS", "Batch", "EpochPlan", "Loader", "LoaderConfig", "LoaderState", "Order", "Snapshot",
-    "take_snapshot",
+    "ORDERS", "Batch", "EpochPlan", "Ledger", "Loader", "LoaderConfig", "LoaderState", "Order", "Snapshot",
+    "parse_predicate", "take_snapshot", "where", "with_statistics",
 ]  # fmt: skip

@@ -51,4 +51,11 @@ class Order(Protocol):
     def plan(self, snapshot: Snapshot, *, seed: int, epoch: int) -> EpochPlan: ...
 
 
-ORDERS: Registry[type[Order]] = Registry("read order", {"full": "raymill.data.full:FullOrder"})
+ORDERS: Registry[type[Order]] = Registry(
+    "read order",
+    {
+        "full": "raymill.data.full:FullOrder",
+        "incremental": "raymill.data.incremental:IncrementalOrder",
+        "sampled": "raymill.data.sampled:SampledOrder",
+    },
+)

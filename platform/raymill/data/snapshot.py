@@ -91,6 +91,8 @@ class Snapshot:
     """int64: rows in the files, where a predicate is given."""
     group_known_G: np.ndarray | None = None
     """bool: whether a ledger already holds the row group, where one was compared."""
+    statistics: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Column to int64 [G]: each row group's rank by its smallest value, where they were read."""
 
     @cached_property
     def rows(self) -> int:
