@@ -94,6 +94,34 @@ def test_models_are_listed_and_kept_apart(repository, publish):
     assert repository.versions("empty") == []
 
 
+def test_files_in_folders_are_published_too(repository, tmp_path):
+    staged = toy.stage(tmp_path / "s")
+    (staged / "variables" / "deep").mkdir(parents=True)
+    (staged / "variables" / "deep" / "data").write_bytes(b"1234")
+    version = repository.publish("toy", staged, toy.manifest("toy"), toy.prove)
+    assert "variables/deep/data" in {entry.path for entry in version.manifest.files}
+    assert (version.location / "variables" / "deep" / "data").read_bytes() == b"1234"
+
+
+def test_what_reads_back_otherwise_is_never_visible(repository, tmp_path, monkeypatch):
+    """A disk or a store that loses the end of a file and says nothing."""
+    module = sys.modules["raymill.repo.repository"]
+    write, copy = Location.write_bytes, module.copy_tree
+
+    def lose(location: Location, data: bytes) -> None:
+        write(location, data[:-1] if location.name == "model.json" else data)
+
+    def copy_and_lose(source: Location, target: Location) -> None:
+        copy(source, target)
+        write(target / "model.json", b"{")
+
+    monkeypatch.setattr(Location, "write_bytes", lose)
+    monkeypatch.setattr(module, "copy_tree", copy_and_lose)
+    with pytest.raises(Corrupt, match=r"model\.json' reads back otherwise than it was written"):
+        repository.publish("toy", toy.stage(tmp_path / "s"), toy.manifest("toy"), toy.prove)
+    assert repository.models() == []
+
+
 def test_a_refused_version_leaves_nothing(repository, tmp_path):
     def refuse(folder: Path) -> None:
         raise Corrupt("no")
@@ -320,17 +348,11 @@ def test_a_copy_that_fails_leaves_nothing(disk, tmp_path, monkeypatch):
 def test_a_rename_that_fails_for_good_is_not_retried(disk, tmp_path, monkeypatch):
     calls = []
 
-    class Refusing(Location):
-        pass
-
-    real = pafs.LocalFileSystem.move
-
     class Broken(pafs.LocalFileSystem):
         def move(self, src, dest):
             calls.append(dest)
             raise PermissionError(13, "Permission denied")
 
-    assert real
     repository = Repository(Location(Broken(), disk.root.path, disk.root.uri))
     with pytest.raises(PermissionError):
         toy.publish(repository, tmp_path / "s")

@@ -114,11 +114,12 @@ class Repository:
 
         Args:
             staged: Local directory with every file but the manifest, which is added here, hashes filled.
-            check: Called with `staged` before anything is visible; raises to refuse the version. Called
-                again with what was read back where the repository is not this disk.
+            check: Called with `staged` before anything is visible; raises to refuse the version. What
+                is then written is read back and must be the same bytes.
 
         Raises:
             InvalidInput: a model name that no path or URL should hold.
+            Corrupt: what was written reads back otherwise.
         """
         if not _NAME.match(model):
             raise InvalidInput(
@@ -132,9 +133,9 @@ class Repository:
         home = self.root / model
         home.make_directory()
         if home.renames_are_atomic():
-            number = self._rename_in(source, home)
+            number = self._rename_in(source, home, manifest.files)
         else:
-            number = self._put_in(source, home)
+            number = self._put_in(source, home, manifest.files)
         return self.version(model, number)
 
     def label(self, model: str, label: str, wanted: str | int) -> LabelEvent:
@@ -192,11 +193,12 @@ class Repository:
             )
         return self.label(model, label, before[-1])
 
-    def _rename_in(self, source: Location, home: Location) -> int:
+    def _rename_in(self, source: Location, home: Location, files: tuple[FileEntry, ...]) -> int:
         aside = home / f"_publishing-{uuid.uuid4().hex}"
         try:
             aside.make_directory()
             copy_tree(source, aside)
+            _read_back(aside, files)
             for _ in range(_RENAME_TRIES):
                 number = _next_number(home)
                 target = home / str(number)
@@ -211,13 +213,14 @@ class Repository:
             aside.remove()
         raise Conflict(f"no free version number below {home.uri!r} after {_RENAME_TRIES} tries")
 
-    def _put_in(self, source: Location, home: Location) -> int:
+    def _put_in(self, source: Location, home: Location, files: tuple[FileEntry, ...]) -> int:
         number = _next_number(home)
         target = home / str(number)
-        target.make_directory()
-        for child in source.children():
-            if child.name != MANIFEST_FILE:
-                (target / child.name).write_bytes(child.read_bytes())
+        for entry in files:
+            copy = target / entry.path
+            Location(copy.filesystem, copy.path.rpartition("/")[0], copy.uri).make_directory()
+            copy.write_bytes((source / entry.path).read_bytes())
+        _read_back(target, files)
         (target / MANIFEST_FILE).replace_bytes((source / MANIFEST_FILE).read_bytes())
         return number
 
@@ -244,6 +247,13 @@ def _entries(staged: Path) -> tuple[FileEntry, ...]:
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit()
+
+
+def _read_back(folder: Location, files: tuple[FileEntry, ...]) -> None:
+    for entry in files:
+        copy = folder / entry.path
+        if not copy.exists() or copy.sha256() != entry.sha256:
+            raise Corrupt(f"{copy.uri!r} reads back otherwise than it was written; publish again")
 
 
 def _next_number(home: Location) -> int:
