@@ -35,8 +35,10 @@ def _errors() -> Iterator[None]:
 
 @app.command()
 def up(
-    dashboard_port: Annotated[int, typer.Option(help="Ray dashboard and job submission.")] = 8265,
-    ray_port: Annotated[int, typer.Option(help="Ray's own port.")] = 6379,
+    dashboard_port: Annotated[
+        int, typer.Option(help="Ray dashboard and job submission.", envvar="RAYMILL_DASHBOARD_PORT")
+    ] = 8265,
+    ray_port: Annotated[int, typer.Option(help="Ray's own port.", envvar="RAYMILL_RAY_PORT")] = 6379,
     cpus: Annotated[
         int | None, typer.Option(help="Logical CPUs; default: one more than the machine's.")
     ] = None,
