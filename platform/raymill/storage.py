@@ -181,7 +181,7 @@ def _absolute(text: str, root: str | None) -> Path:
             f"relative path {text!r} in a submitted job would be lost with the job's working directory; "
             f"use an absolute path or a URI, or start the cluster with {STORAGE_VARIABLE} set"
         )
-    return (Path(root) if root else Path.cwd()) / path
+    return (Path(root).expanduser() if root else Path()).absolute() / path
 
 
 def _local(path: Path) -> Location:

@@ -60,6 +60,16 @@ def test_the_model_learned_something(case):
     assert case.predictor.predict(case.features).std(axis=0).max() > 1e-3
 
 
+def test_numbers_and_categories_both_count(case):
+    """The targets follow `x` and `word`; a model that lost one of them would agree with itself."""
+    scores = case.predictor.predict(case.features)
+    for changed in ("x", "word"):
+        rows = table().select(case.encoder.names).to_pydict()
+        rows[changed] = rows[changed][::-1]
+        other = case.predictor.predict(case.encoder.encode_columns(rows))
+        assert np.abs(other - scores).max() > 1e-3, changed
+
+
 def test_rows_do_not_depend_on_their_company(case):
     scores = case.predictor.predict(case.features)
     for row in (0, 7, len(scores) - 1):

@@ -120,6 +120,17 @@ def test_apply_is_one_step_of_the_optimiser(case):
     assert_close(learner.weights(), plain.weights())
 
 
+def test_gradients_that_were_applied_stay_the_caller_s(case):
+    """A strategy may keep them, for a retry or for another worker."""
+    make, _, features, labels_N = case
+    learner = make()
+    _, gradients = learner.gradients(features, labels_N, GLOBAL_ROWS)
+    kept = {name: value.copy() for name, value in gradients.items()}
+    learner.apply(gradients)
+    learner.gradients(features, labels_N, GLOBAL_ROWS)
+    assert all((gradients[name] == kept[name]).all() for name in kept)
+
+
 def test_steps_bring_the_loss_down(case):
     make, _, features, labels_N = case
     learner = make()

@@ -182,6 +182,24 @@ def test_rollback_goes_to_what_was_before_and_back_again(repository, publish):
     assert [event.version for event in repository.history("toy", "stable")] == [1, 3, 3, 1, 3]
 
 
+def test_rollback_goes_to_the_last_other_version_and_not_to_the_first(repository, publish):
+    for _ in range(3):
+        publish()
+    for wanted in (1, 2, 3):
+        repository.label("toy", "stable", wanted)
+    assert [repository.rollback("toy", "stable").version for _ in range(2)] == [2, 3]
+
+
+def test_a_label_may_move_often(repository, publish):
+    publish()
+    publish()
+    moves = [1, 2] * 6
+    for wanted in moves:
+        repository.label("toy", "stable", wanted)
+    assert [event.version for event in repository.history("toy", "stable")] == moves
+    assert repository.labels("toy") == {"stable": 2}
+
+
 def test_a_label_that_never_moved_cannot_go_back(repository, publish):
     publish()
     repository.label("toy", "stable", 1)
@@ -304,6 +322,16 @@ def test_two_publishers_racing_lose_no_version_and_mix_none(disk, tmp_path):
         assert all((version.location / e.path).sha256() == e.sha256 for e in version.manifest.files)
         weights.append(weight)
     assert sorted(weights) == [1.0] * count + [2.0] * count
+
+
+def test_a_number_taken_between_listing_and_renaming_is_passed_over(disk, tmp_path, monkeypatch):
+    toy.publish(disk, tmp_path / "first", weight=1.0)
+    module = sys.modules["raymill.repo.repository"]
+    answers = iter([1, 1, 2])
+    monkeypatch.setattr(module, "_next_number", lambda home: next(answers))
+    assert toy.publish(disk, tmp_path / "second", weight=2.0).number == 2
+    assert disk.version("toy", 1).manifest.metrics == {"test": {"rmse": 1.0}}
+    assert disk.versions("toy") == [1, 2]
 
 
 def publish_and_die(root: str, folder: str) -> None:

@@ -174,6 +174,10 @@ def test_relative_paths_lie_under_the_storage_root(tmp_path, monkeypatch):
     monkeypatch.setenv("RAYMILL_STORAGE", "/srv/lake")
     assert locate("data/x").path == "/srv/lake/data/x"
     assert locate("/data/x").path == "/data/x"
+    monkeypatch.setenv("RAYMILL_STORAGE", "lake")
+    assert locate("data/x").path == str(tmp_path / "lake" / "data" / "x"), "workers have another directory"
+    monkeypatch.setenv("RAYMILL_STORAGE", "~/lake")
+    assert locate("data/x").path == os.path.expanduser("~/lake/data/x")
     monkeypatch.setenv("RAYMILL_STORAGE", "memory://lake/")
     assert locate("data/x").uri == "memory://lake/data/x"
     assert locate("/data/x").path == "/data/x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import pickle
@@ -42,9 +43,15 @@ def learner():
 
 
 @pytest.fixture(scope="module")
-def published(learner, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("published")
-    TorchFlavor().save(learner, folder)
+def published(learner, tmp_path_factory, worker_id) -> Path:
+    """A saved program; exporting takes seconds, so test processes share one."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "published-program"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / PROGRAM_FILE).exists():
+            TorchFlavor().save(learner, folder)
     return folder
 
 
@@ -102,6 +109,12 @@ def test_the_saved_program_predicts_as_the_learner_does(learner, published):
     loaded = TorchFlavor().load(published, ENCODER)
     np.testing.assert_allclose(loaded.predict(features), learner.predict(features), atol=1e-6)
     assert np.isfinite(loaded.predict(features)).all()
+
+
+def test_predicting_drops_nothing_and_training_goes_on_dropping(learner):
+    features = ENCODER.encode_columns(COLUMNS)
+    np.testing.assert_array_equal(learner.predict(features), learner.predict(features))
+    assert learner.network.training
 
 
 def test_the_rewriting_of_these_tests_alone_is_harmless(rewrite):

@@ -57,7 +57,9 @@ class TorchLearner:
 
     def apply(self, gradients: Mapping[str, np.ndarray]) -> None:
         for name, parameter in self.network.named_parameters():
-            parameter.grad = torch.from_numpy(np.asarray(gradients[name])).to(self.device)
+            parameter.grad = torch.tensor(
+                np.asarray(gradients[name]), device=self.device
+            )  # a copy: it is zeroed
         self.optimizer.step()
 
     def predict(self, features: Features) -> np.ndarray:
