@@ -50,7 +50,11 @@ class LocalCluster:
 
     def exports(self) -> dict[str, str]:
         """Return what `ray job submit` and `serve` need in their environment."""
-        return {"RAY_ADDRESS": self.dashboard, "RAY_AUTH_MODE": "token"}
+        return {
+            "RAY_ADDRESS": self.dashboard,
+            "RAY_DASHBOARD_ADDRESS": self.dashboard,
+            "RAY_AUTH_MODE": "token",
+        }
 
 
 def home() -> Path:

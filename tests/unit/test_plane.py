@@ -1,0 +1,127 @@
+"""The plane: what is loaded, what takes over, what keeps serving when something is broken."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+
+from raymill.errors import InvalidInput, NotFound, Unavailable
+from raymill.repo import Repository
+from raymill.serving.plane import Plane
+from raymill.serving.spec import ModelSpec
+
+ONE = {"x": [3.0], "w": ["a"]}  # weight * 3 + 1
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    repository = Repository(str(tmp_path / "models"))
+    for number, weight in enumerate((2.0, 5.0), 1):
+        toy.publish(repository, tmp_path / f"staged-{number}", weight=weight)
+    repository.label("toy", "stable", 1)
+    return repository
+
+
+def plane(repository: Repository, *serve: str | int) -> Plane:
+    made = Plane(repository, {"toy": ModelSpec(serve=serve)})
+    made.load()
+    return made
+
+
+def test_first_named_answers_and_others_by_name(repository: Repository) -> None:
+    found = plane(repository, "stable", "latest")
+    assert found.infer("toy", ONE).version == 1
+    assert found.infer("toy", ONE).outputs["prediction"].tolist() == [7.0]
+    assert found.infer("toy", ONE, 2).outputs["prediction"].tolist() == [16.0]
+    assert found.infer("toy", ONE, "stable").version == 1
+    assert found.infer("toy", ONE).outputs["prediction"].dtype == np.float32
+    assert [status.number for status in found.status("toy")] == [2, 1]
+
+
+def test_a_moved_label_takes_over_and_the_old_version_goes(repository: Repository) -> None:
+    found = plane(repository, "stable")
+    repository.label("toy", "stable", 2)
+    assert found.infer("toy", ONE).version == 1  # until it looks
+    found.refresh()
+    assert found.infer("toy", ONE).version == 2
+    assert {status.number: status.state for status in found.status("toy")} == {1: "END", 2: "AVAILABLE"}
+    with pytest.raises(NotFound, match="serves no version 1; versions: 2"):
+        found.infer("toy", ONE, 1)
+
+
+def test_latest_follows_publishing(repository: Repository, tmp_path: Path) -> None:
+    found = plane(repository, "latest")
+    toy.publish(repository, tmp_path / "staged-3", weight=9.0)
+    found.refresh()
+    assert found.infer("toy", ONE).version == 3
+
+
+def test_a_damaged_version_never_takes_over(repository: Repository, tmp_path: Path) -> None:
+    found = plane(repository, "stable")
+    (tmp_path / "models/toy/2/model.json").write_text('{"weight": 6.0}')
+    repository.label("toy", "stable", 2)
+    found.refresh()
+    assert found.infer("toy", ONE).outputs["prediction"].tolist() == [7.0]
+    statuses = {status.number: status for status in found.status("toy")}
+    assert statuses[2].state == "END"
+    assert "SHA-256" in statuses[2].error
+    repository.rollback("toy", "stable")
+    found.refresh()
+    assert found.infer("toy", ONE).version == 1
+
+
+def test_a_repository_that_vanishes_for_a_while_stops_nothing(repository: Repository, tmp_path: Path) -> None:
+    found = plane(repository, "stable")
+    (tmp_path / "models").rename(tmp_path / "away")
+    found.refresh()
+    assert found.infer("toy", ONE).version == 1
+    (tmp_path / "away").rename(tmp_path / "models")
+    repository.label("toy", "stable", 2)
+    found.refresh()
+    assert found.infer("toy", ONE).version == 2
+
+
+def test_requests_during_a_change_see_one_version_whole(repository: Repository) -> None:
+    found = plane(repository, "stable")
+    right = {1: [7.0], 2: [16.0]}
+    wrong: list[object] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answer = found.infer("toy", ONE)
+            if answer.outputs["prediction"].tolist() != right[answer.version]:
+                wrong.append(answer)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    for number in (2, 1) * 20:
+        repository.label("toy", "stable", number)
+        found.refresh()
+    stop.set()
+    thread.join()
+    assert wrong == []
+    assert found.infer("toy", ONE).version == 1
+
+
+@pytest.mark.parametrize("serve", ["canary", 7, "7"])
+def test_what_is_not_there_is_refused_at_load(repository: Repository, serve: str | int) -> None:
+    with pytest.raises(NotFound, match=r"versions: 1, 2; labels: stable -> 1"):
+        plane(repository, serve)
+
+
+def test_unknown_and_unloaded_models(repository: Repository) -> None:
+    found = Plane(repository, {"toy": ModelSpec()})
+    assert not found.ready()
+    with pytest.raises(Unavailable, match="no loaded version yet"):
+        found.infer("toy", ONE)
+    with pytest.raises(NotFound, match="Did you mean 'toy'"):
+        found.infer("toyy", ONE)
+    found.load()
+    assert found.ready()
+    with pytest.raises(InvalidInput, match="missing inputs: w"):
+        found.infer("toy", {"x": [1.0]})
