@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,27 @@ class Location:
         aside = Location(self.filesystem, f"{self.path}.{os.getpid()}.tmp", self.uri)
         aside.write_bytes(data)
         self.filesystem.move(aside.path, self.path)
+
+    def create_bytes(self, data: bytes) -> bool:
+        """Write a new file whole and return True, or return False where the name is taken.
+
+        One step on local disks, for any number of writers; elsewhere the name is looked for first, so
+        that one writer at a time is assumed.
+        """
+        if not isinstance(self.filesystem, pafs.LocalFileSystem):
+            if self.exists():
+                return False
+            self.replace_bytes(data)
+            return True
+        aside = Path(f"{self.path}.{uuid.uuid4().hex}.tmp")
+        aside.write_bytes(data)
+        try:
+            os.link(aside, self.path)
+        except FileExistsError:
+            return False
+        finally:
+            aside.unlink()
+        return True
 
     def open_input(self) -> pa.NativeFile:
         return self.filesystem.open_input_file(self.path)

@@ -387,3 +387,26 @@ def test_a_rename_that_fails_for_good_is_not_retried(disk, tmp_path, monkeypatch
     assert len(calls) == 1
     assert disk.versions("toy") == []
     assert locate(tmp_path / "models" / "toy").children() == []
+
+
+def move_often(root, version, moves):
+    repository = Repository(root)
+    for _ in range(moves):
+        repository.label("toy", "stable", version)
+
+
+def test_two_processes_that_move_a_label_lose_no_move(tmp_path):
+    repository = local(tmp_path)
+    for number in (1, 2):
+        toy.publish(repository, tmp_path / f"staged-{number}")
+    spawn = multiprocessing.get_context("spawn")
+    movers = [
+        spawn.Process(target=move_often, args=(str(repository.root.path), version, 40)) for version in (1, 2)
+    ]
+    for mover in movers:
+        mover.start()
+    for mover in movers:
+        mover.join()
+        assert mover.exitcode == 0
+    versions = [event.version for event in repository.history("toy", "stable")]
+    assert (versions.count(1), versions.count(2)) == (40, 40)

@@ -153,9 +153,10 @@ class Repository:
         folder = self.root / model / "_labels" / label
         folder.make_directory()
         document = {"version": event.version, "at": event.at, "by": event.by}
-        taken = [int(child.name) for child in folder.children() if _is_number(child.name)]
-        (folder / f"{max(taken, default=0) + 1:08d}").replace_bytes(json.dumps(document).encode())
-        return event
+        while True:  # until the next number is ours: another process may move the label too
+            taken = [int(child.name) for child in folder.children() if _is_number(child.name)]
+            if (folder / f"{max(taken, default=0) + 1:08d}").create_bytes(json.dumps(document).encode()):
+                return event
 
     def labels(self, model: str) -> dict[str, int]:
         """Return every label with the version it points at now."""

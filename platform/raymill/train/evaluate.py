@@ -13,7 +13,7 @@ from raymill.data import take_snapshot
 from raymill.features import Column, Encoder, check_schema
 from raymill.repo import Repository, fetch
 from raymill.repo.manifest import ENCODER_FILE
-from raymill.train.scoring import evaluate_files
+from raymill.train.scoring import evaluate_files, read_files
 
 
 class EvaluateSpec(Spec):
@@ -42,7 +42,7 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
     snapshot = take_snapshot(spec.data)
     with tempfile.TemporaryDirectory(prefix="raymill-evaluate-") as folder:
         fetch(version, Path(folder))
-        files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+        files = read_files(Path(folder))
     encoder = Encoder.model_validate_json(files[ENCODER_FILE])
     columns = {column.name: Column(kind=column.kind, nulls=column.nulls) for column in encoder.columns}
     check_schema(snapshot.schema, columns, encoder.target, f"dataset {snapshot.root}")

@@ -26,7 +26,7 @@ from raymill.storage import locate
 from raymill.train import STRATEGIES
 from raymill.train.base import Outcome, TrainJob
 from raymill.train.encoding import fit_encoder
-from raymill.train.scoring import evaluate_files
+from raymill.train.scoring import evaluate_files, read_files
 from raymill.train.spec import TrainSpec
 
 GOLDEN_ROWS = 16
@@ -83,7 +83,7 @@ def _publish(job: TrainJob, outcome: Outcome, repository: Repository) -> Version
     with tempfile.TemporaryDirectory(prefix="raymill-publish-") as folder:
         staged = Path(folder)
         job.flavor.save(outcome.model, staged)
-        model_files = {file.name: file.read_bytes() for file in staged.iterdir()}
+        model_files = read_files(staged)
         (staged / ENCODER_FILE).write_text(job.encoder.model_dump_json(indent=1), encoding="utf-8")
         _write_golden(staged, job)
         metrics = {

@@ -36,6 +36,13 @@ def evaluate_files(
     )
 
 
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Return every file below `folder`, by its relative path."""
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+    }
+
+
 def score_share(
     files: dict[str, bytes], flavor: str, encoder: Encoder, snapshot: Snapshot, rank: int, world_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +52,9 @@ def score_share(
     )
     with tempfile.TemporaryDirectory(prefix="raymill-score-") as directory:
         for name, data in files.items():
-            (Path(directory) / name).write_bytes(data)
+            target = Path(directory) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
         predictor = FLAVORS.load(flavor)().load(Path(directory), encoder)
         batches = Loader(snapshot, encoder, config, rank=rank, world_size=world_size).epoch(0)
         parts = [(predictor.predict(batch.features), batch.labels_N) for batch in batches if len(batch)]
