@@ -59,7 +59,6 @@ class Moments:
             max(self.maximum, other.maximum),
         )
 
-
     def seconds_since(self, origin_us: int) -> Moments:
         """Return the moments of the same microseconds as seconds since `origin_us`."""
         return Moments(

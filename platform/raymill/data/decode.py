@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +16,17 @@ from raymill.data.snapshot import Snapshot
 from raymill.errors import DataError
 from raymill.features import Encoder, Features
 
-OPEN_FILES_PER_THREAD = 16  # each keeps one parsed footer; a shuffled epoch comes back to a file soon
-SLICE_BYTES = 2 << 20  # decoded bytes Arrow holds at a time: as fast as whole row groups, and bounded
+FOOTERS_KEPT = 64  # parsed; a shuffled epoch soon comes back to a file
+LOCAL_SLICE_BYTES = (
+    1 << 20
+)  # decoded bytes of columns read at a time: as fast as whole row groups, and bounded
+REMOTE_SLICE_BYTES = 16 << 20  # where every read waits for the network
 
 # N = rows
 
 
 class RowGroupReader:
-    """Reads row groups of a snapshot; keeps a few open files a thread, for footers cost a parse each."""
+    """Reads row groups of a snapshot; keeps some footers, for each costs a parse."""
 
     def __init__(self, snapshot: Snapshot, columns: Sequence[str]) -> None:
         """
@@ -32,8 +35,9 @@ class RowGroupReader:
             columns: What `table` returns, in this order; partition columns among them.
         """
         self.snapshot, self.columns = snapshot, list(columns)
-        self._local = threading.local()
-        self._checks_every_read = isinstance(snapshot.root.filesystem, pafs.LocalFileSystem)
+        self.is_local = isinstance(snapshot.root.filesystem, pafs.LocalFileSystem)
+        self._lock = threading.Lock()
+        self._footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
 
     def table(
         self, group: int, start: int = 0, stop: int | None = None, pick_N: np.ndarray | None = None
@@ -69,22 +73,29 @@ class RowGroupReader:
 
     def read(self, group: int, columns: Sequence[str], rows: slice | np.ndarray) -> pa.Table:
         """Return the stored rows `rows` of a row group. Raises as `table` does."""
+        return next(self.slices(group, [columns], rows))
+
+    def slices(
+        self, group: int, slices: Sequence[Sequence[str]], rows: slice | np.ndarray
+    ) -> Iterator[pa.Table]:
+        """Yield the stored rows `rows` of a row group, some columns at a time. Raises as `table` does."""
         snapshot, location = self.snapshot, self.snapshot.location(group)
-        stored = [name for name in columns if name not in snapshot.partitions]
+        ordinal = int(snapshot.group_ordinal_G[group])
         try:
-            table = self._file(group).read_row_group(
-                int(snapshot.group_ordinal_G[group]), columns=stored, use_threads=False
-            )
+            with location.open_input() as source, self._open(group, source) as file:
+                for columns in slices:
+                    stored = [name for name in columns if name not in snapshot.partitions]
+                    table = _rows_of(file.read_row_group(ordinal, columns=stored, use_threads=False), rows)
+                    yield (
+                        table if len(stored) == len(columns) else self._with_partitions(group, columns, table)
+                    )
+                self._check_unchanged(int(snapshot.group_file_G[group]))
         except (pa.ArrowException, OSError, ValueError) as error:
+            self._check_unchanged(int(snapshot.group_file_G[group]))
             raise DataError(
-                f"file {location.uri!r}, row group {snapshot.group_ordinal_G[group]}, cannot be read: "
-                f"{error}; restore the file or take the snapshot again"
+                f"file {location.uri!r}, row group {ordinal}, cannot be read: {error}; "
+                "restore the file or take the snapshot again"
             ) from error
-        if isinstance(rows, np.ndarray):
-            table = table.take(pa.array(rows))
-        elif rows != slice(None) and (rows.start, rows.stop) != (0, table.num_rows):
-            table = table.slice(rows.start, rows.stop - rows.start)
-        return table if len(stored) == len(columns) else self._with_partitions(group, columns, table)
 
     def _with_partitions(self, group: int, columns: Sequence[str], table: pa.Table) -> pa.Table:
         rows, values = table.num_rows, self.snapshot.partition_values(group)
@@ -97,23 +108,21 @@ class RowGroupReader:
             }
         )
 
-    def _file(self, group: int) -> pq.ParquetFile:
+    def _open(self, group: int, source: pa.NativeFile) -> pq.ParquetFile:
+        """Return the file that holds a row group, found as the snapshot listed it."""
         number = int(self.snapshot.group_file_G[group])
-        files: OrderedDict[int, pq.ParquetFile] | None = getattr(self._local, "files", None)
-        if files is None:
-            files = self._local.files = OrderedDict()
-        if number in files:
-            if self._checks_every_read:  # a microsecond here, a round trip on a remote store
-                self._check_unchanged(number)
-            files.move_to_end(number)
-            return files[number]
-        self._check_unchanged(number)
-        files[number] = pq.ParquetFile(
-            self.snapshot.file_location(number).open_input(), pre_buffer=not self._checks_every_read
-        )
-        if len(files) > OPEN_FILES_PER_THREAD:
-            files.popitem(last=False)[1].close(force=True)
-        return files[number]
+        with self._lock:
+            footer = self._footers.get(number)
+            if footer is not None:
+                self._footers.move_to_end(number)
+        if footer is None:
+            self._check_unchanged(number)
+        file = pq.ParquetFile(source, metadata=footer, pre_buffer=not self.is_local)
+        with self._lock:
+            self._footers[number] = file.metadata
+            if len(self._footers) > FOOTERS_KEPT:
+                self._footers.popitem(last=False)
+        return file
 
     def _check_unchanged(self, number: int) -> None:
         location, listed = self.snapshot.file_location(number), self.snapshot.files[number]
@@ -128,6 +137,14 @@ class RowGroupReader:
             f"file {location.uri!r} {what} since the snapshot {self.snapshot.id} was taken; "
             "datasets are immutable while a run reads them: write new files instead, or start a new run"
         )
+
+
+def _rows_of(table: pa.Table, rows: slice | np.ndarray) -> pa.Table:
+    if isinstance(rows, np.ndarray):
+        return table.take(pa.array(rows))
+    if rows == slice(None) or (rows.start, rows.stop) == (0, table.num_rows):
+        return table
+    return table.slice(rows.start, rows.stop - rows.start)
 
 
 class Decoder:
@@ -166,8 +183,8 @@ class Decoder:
     ) -> None:
         """Fill the buffers with rows [start, stop) of row group `group`. Raises DataError, file named."""
         rows = self._reader.selection(group, start, stop, pick_N)
-        for names in self._slices(self._snapshot.stored_rows(group)):
-            table = self._reader.read(group, names, rows)
+        slices = self._slices(self._snapshot.stored_rows(group))
+        for names, table in zip(slices, self._reader.slices(group, slices, rows), strict=True):
             try:
                 self.encoder.encode_into(table, features)
                 if self.encoder.target in names:
@@ -177,12 +194,12 @@ class Decoder:
                 raise DataError(f"file {location.uri!r}, row group {ordinal}: {error}") from error
 
     def _slices(self, rows: int) -> list[list[str]]:
-        """Return the columns in runs whose decoded values take about SLICE_BYTES each."""
+        """Return the columns in runs whose decoded values take a few megabytes at most."""
         slices: list[list[str]] = []
-        size = 0
+        size, limit = 0, LOCAL_SLICE_BYTES if self._reader.is_local else REMOTE_SLICE_BYTES
         for name in self._reader.columns:
             column_bytes = rows * self.encoder.column_bytes(name)
-            if not slices or size + column_bytes > SLICE_BYTES:
+            if not slices or size + column_bytes > limit:
                 slices.append([])
                 size = 0
             slices[-1].append(name)

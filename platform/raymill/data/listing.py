@@ -181,9 +181,7 @@ def check_same_schema(expected: pa.Schema, found: pa.Schema, first: str, locatio
         )
 
 
-def _partitions(
-    root: Location, listed: Sequence[Fragment], schema: pa.Schema
-) -> Mapping[str, pa.Array]:
+def _partitions(root: Location, listed: Sequence[Fragment], schema: pa.Schema) -> Mapping[str, pa.Array]:
     """Return the columns that folders named key=value stand for, one value a file."""
     rows = [_partition_values(fragment.path) for fragment in listed]
     names = list(rows[0])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raymill.data.decode import Decoder
+from raymill.data.frameworks import TensorBatch, to_tensorflow, to_torch
 from raymill.data.lanes import Deal, Share
 from raymill.data.loader_config import LoaderConfig, LoaderState
 from raymill.data.orders import EpochPlan
@@ -43,6 +44,14 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels_N)
+
+    def as_torch(self) -> TensorBatch:
+        """Return torch tensors that share this batch's memory."""
+        return to_torch(self)
+
+    def as_tensorflow(self) -> TensorBatch:
+        """Return TensorFlow tensors."""
+        return to_tensorflow(self)
 
 
 class Loader:

@@ -84,9 +84,7 @@ class SampledOrder(Spec):
             return EpochPlan(groups_K, snapshot.group_rows_G[groups_K], None, weights_K)
         parts = -(-1 // row_share)
         row_cycle, row_part = divmod(group_cycle, int(parts)) if self.rotate else (epoch, 0)
-        return _rows_within(
-            snapshot, groups_K, weights_K, row_share, row_part, (seed, _ROW_STAGE, row_cycle)
-        )
+        return _rows_within(snapshot, groups_K, weights_K, row_share, row_part, (seed, _ROW_STAGE, row_cycle))
 
     def _shares(self) -> tuple[float, float]:
         """Return the share of row groups drawn, and of rows within each."""
@@ -184,6 +182,4 @@ def _rows_within(
         return np.sort(order_N[low:high])
 
     pick: Pick = pick_rows
-    return EpochPlan(
-        groups_K[kept_K], rows_K[kept_K], pick, None if weights_K is None else weights_K[kept_K]
-    )
+    return EpochPlan(groups_K[kept_K], rows_K[kept_K], pick, None if weights_K is None else weights_K[kept_K])

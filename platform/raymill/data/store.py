@@ -70,7 +70,5 @@ def load(location: Location, root: Location) -> Snapshot:
         group_ordinal_G=ordinals(counts_M),
         group_rows_G=groups["rows"].to_numpy(),
         group_bytes_G=groups["bytes"].to_numpy(),
-        partitions={
-            name: files[f"partition:{name}"].combine_chunks() for name in header["partitions"]
-        },
+        partitions={name: files[f"partition:{name}"].combine_chunks() for name in header["partitions"]},
     )

@@ -75,7 +75,9 @@ class Windows:
         """Return in which order the rows of a window leave it; None for the order they have."""
         if shuffle_key is None:
             return None
-        return np.random.default_rng([*shuffle_key, number]).permutation(rows)
+        order_N = np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64)  # half the memory
+        np.random.default_rng([*shuffle_key, number]).shuffle(order_N)
+        return order_N
 
 
 class Budget:
@@ -98,8 +100,9 @@ class Budget:
 class _Window:
     """Rows of a few row groups in one buffer, and the order in which they leave it."""
 
-    def __init__(self, pieces: list[Piece], rows: Rows, order_N: np.ndarray | None) -> None:
-        self.rows, self.order_N = rows, order_N
+    def __init__(self, pieces: list[Piece], buffer: Rows, order_N: np.ndarray | None) -> None:
+        self.buffer, self.order_N = buffer, order_N
+        self.rows = buffer.take(slice(0, sum(piece.rows for piece in pieces)))
         self.open = deque(pieces)
         self.started = 0
         self.ahead_bytes = 0
@@ -162,6 +165,7 @@ class LaneStream:
         self._next, self._offset = windows.find(position)
         self._current: _Window | None = None
         self._ahead: deque[_Window] = deque()
+        self._spare: Rows | None = None
 
     def take(self, rows: int, start: int, stop: int) -> list[Rows]:
         """Advance by `rows` rows and return rows [start, stop) of those, in parts."""
@@ -169,7 +173,7 @@ class LaneStream:
         while done < rows:
             if self._current is None or self._offset == len(self._current.rows):
                 self._offset = 0 if self._current else self._offset
-                self._current = None  # its memory is free before the next window is waited for
+                self._retire()
                 self._current = self._advance()
             here = min(rows - done, len(self._current.rows) - self._offset)
             low, high = max(start - done, 0), min(stop - done, here)
@@ -210,12 +214,20 @@ class LaneStream:
         """Make room for one more window ahead; memory is touched only when rows arrive."""
         pieces = self._windows.pieces(self._next)
         total = sum(piece.rows for piece in pieces)
-        weighted = self._windows.plan.weights_K is not None
-        window = _Window(
-            pieces,
-            self._decoder.empty_rows(total, weighted=weighted),
-            self._windows.order_N(self._next, total, self._key),
-        )
+        buffer, self._spare = self._spare, None
+        if buffer is None or len(buffer) < total:
+            weighted = self._windows.plan.weights_K is not None
+            buffer = self._decoder.empty_rows(total, weighted=weighted)
+        window = _Window(pieces, buffer, self._windows.order_N(self._next, total, self._key))
         self._next += 1
         self._ahead.append(window)
         return window
+
+    def _retire(self) -> None:
+        """Let go of the window that was read, and keep its memory for the next if no batch shares it.
+
+        Freed and taken anew, windows cost the allocator twice their size.
+        """
+        if self._current is not None and self._current.order_N is not None:
+            self._spare = self._current.buffer
+        self._current = None

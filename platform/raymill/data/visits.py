@@ -7,9 +7,7 @@ import numpy as np
 from raymill.data.stream import Windows
 
 
-def visits_of(
-    windows: Windows, rows: int, shuffle_key: tuple[int, ...] | None, groups: int
-) -> np.ndarray:
+def visits_of(windows: Windows, rows: int, shuffle_key: tuple[int, ...] | None, groups: int) -> np.ndarray:
     """Return int64 [G]: rows of each of `groups` row groups among the first `rows` that a lane hands out."""
     found_G = np.zeros(groups, np.int64)
     if rows == 0:

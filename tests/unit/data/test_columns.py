@@ -44,7 +44,9 @@ def test_scalars(values, expected):
     assert encode(pa.table({"x": values}), x=Column()).tolist() == [[value] for value in expected]
 
 
-@pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.timestamp("ns"), pa.timestamp("us", "UTC"), pa.timestamp("ms")])
+@pytest.mark.parametrize(
+    "kind", [pa.timestamp("s"), pa.timestamp("ns"), pa.timestamp("us", "UTC"), pa.timestamp("ms")]
+)
 def test_times_are_seconds_since_the_earliest_of_training(kind):
     table = pa.table({"t": pa.array(TIMES, pa.timestamp("us")).cast(pa.timestamp(kind.unit)).cast(kind)})
     encoder = fit(table, t=Column())
@@ -66,7 +68,7 @@ def test_dates_and_null_times():
     np.testing.assert_array_equal(encode(table, t=Column(nulls="mean"))[:, 0], [0, np.nan, 2 * DAY_S])
     with pytest.raises(DataError, match="column 't' holds 1 nulls"):
         encode(table, t=Column())
-    with pytest.raises(DataError, match="a time.*one of error, mean; got 0"):
+    with pytest.raises(DataError, match=r"a time.*one of error, mean; got 0"):
         encode(table, t=Column(nulls=0.0))
 
 
@@ -120,7 +122,11 @@ def test_vectors_of_a_request_are_checked():
         (pa.struct([("a", pa.int8())]), Column(), "no model input; derive"),
         (pa.time64("us"), Column(), "no model input"),
         (pa.string(), Column(kind="numeric"), "declared numeric but holds text; declare it categorical"),
-        (pa.list_(pa.int8(), 2), Column(kind="categorical"), "declared categorical but holds vectors of int8"),
+        (
+            pa.list_(pa.int8(), 2),
+            Column(kind="categorical"),
+            "declared categorical but holds vectors of int8",
+        ),
         (pa.timestamp("s"), Column(kind="categorical"), "declared categorical but holds a time"),
     ],
 )
@@ -132,7 +138,7 @@ def test_what_no_tensor_holds_is_refused_with_the_way_out(kind, column, message)
 
 def test_text_without_a_vocabulary_is_refused():
     table = pa.table({"g": pa.array([None, None], pa.string())})
-    with pytest.raises(DataError, match="'g' has no vocabulary.*leave it out"):
+    with pytest.raises(DataError, match=r"'g' has no vocabulary.*leave it out"):
         fit(table, g=Column(nulls="unknown"))
 
 

@@ -57,9 +57,7 @@ def test_global_batches_do_not_depend_on_the_workers(make_lake, row_ids, files, 
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    files=FILES, config=CONFIGS, before=WORKERS, after=WORKERS, epoch=EPOCHS, crash=st.floats(0, 1)
-)
+@given(files=FILES, config=CONFIGS, before=WORKERS, after=WORKERS, epoch=EPOCHS, crash=st.floats(0, 1))
 def test_resume_on_other_workers_equals_uninterrupted(
     make_lake, row_ids, files, config, before, after, epoch, crash
 ):
@@ -90,12 +88,12 @@ def test_rows_keep_their_features_and_labels_together(make_lake, files, config):
         np.testing.assert_array_equal(batch.features.codes_NC[:, 0], np.array([1, 2, 0])[rows_N % 3])
 
 
-def test_epochs_and_seeds_differ_and_repeat(
-    make_lake: Callable, row_ids: Callable
-) -> None:
+def test_epochs_and_seeds_differ_and_repeat(make_lake: Callable, row_ids: Callable) -> None:
     snapshot, encoder = make_lake([[20, 20], [20, 20]])
+
     def read(seed: int, epoch: int) -> list[list[int]]:
         return row_ids(Loader(snapshot, encoder, LoaderConfig(batch_rows=16, seed=seed)), epoch)
+
     assert read(0, 1) == read(0, 1)
     assert read(0, 0) != read(0, 1) != read(1, 0) != read(0, 0)
 

@@ -79,8 +79,10 @@ def test_every_row_is_drawn_equally_often(make_lake, unit, rotate):
 def test_equal_arguments_give_equal_plans_and_others_do_not(make_lake):
     snapshot, _ = make_lake([[5] * 10, [5] * 10])
     order = SampledOrder(fraction=0.2, rotate=False)
+
     def groups(seed: int, epoch: int) -> list[int]:
         return order.plan(snapshot, seed=seed, epoch=epoch).groups_K.tolist()
+
     assert groups(1, 2) == groups(1, 2)
     assert len({tuple(groups(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
 
@@ -124,6 +126,7 @@ def test_equal_allocation_returns_the_weights_that_undo_it(tmp_path):
 
 def test_weights_arrive_with_their_rows(tmp_path, make_lake):
     from raymill.features import Encoder, FittedColumn
+
     write_partitions(tmp_path, {"a": [10] * 40, "b": [10] * 8})
     snapshot = take_snapshot(tmp_path)
     encoder = Encoder(

@@ -52,10 +52,16 @@ def condition(draw):
     column = draw(st.sampled_from(["x", "n", "g", "half"]))
     values = {"x": st.floats(-1, 21), "n": st.integers(-1, 9), "g": st.sampled_from(["ant", "bee", "zoo"]),
               "half": st.integers(0, 2)}[column]  # fmt: skip
-    operator = draw(st.sampled_from(["==", "!=", "<", "<=", ">", ">=", "in", "not in", "is null", "is not null"]))
+    operator = draw(
+        st.sampled_from(["==", "!=", "<", "<=", ">", ">=", "in", "not in", "is null", "is not null"])
+    )
     if operator.startswith("is"):
         return [column, operator]
-    return [column, operator, draw(st.lists(values, min_size=1, max_size=3)) if "in" in operator else draw(values)]
+    return [
+        column,
+        operator,
+        draw(st.lists(values, min_size=1, max_size=3)) if "in" in operator else draw(values),
+    ]
 
 
 def expected_rows(full, conditions):
@@ -129,7 +135,9 @@ def test_statistics_spare_the_reading(lake):
 
 def test_times_compare_as_written(lake, row_ids):
     snapshot, encoder, _ = lake
-    seen = where(snapshot, parse_predicate([["t", ">=", "1970-04-11"], ["t", "<", "1970-05-01"]], snapshot.schema))
+    seen = where(
+        snapshot, parse_predicate([["t", ">=", "1970-04-11"], ["t", "<", "1970-05-01"]], snapshot.schema)
+    )
     assert sorted(itertools.chain(*row_ids(Loader(seen, encoder, LoaderConfig())))) == list(range(100, 120))
 
 
@@ -157,6 +165,7 @@ def test_a_file_that_changed_its_matching_rows_is_refused(tmp_path):
     snapshot = take_snapshot(tmp_path)
     seen = where(snapshot, parse_predicate([["n", "<", 5]], snapshot.schema))
     import dataclasses
+
     wrong = dataclasses.replace(seen, group_rows_G=np.array([4]))
     encoder = Encoder(
         columns=(FittedColumn(name="n", kind="numeric", dtype="int64", nulls="error", null_count=0),),

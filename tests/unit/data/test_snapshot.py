@@ -114,7 +114,9 @@ def test_a_stored_snapshot_spares_the_footers(tmp_path, monkeypatch):
     write(tmp_path / "k=4" / "a.parquet", table(9))
     read = []
     parse = listing._parse_footer
-    monkeypatch.setattr(listing, "_parse_footer", lambda location: read.append(location.path) or parse(location))
+    monkeypatch.setattr(
+        listing, "_parse_footer", lambda location: read.append(location.path) or parse(location)
+    )
     after = take_snapshot(tmp_path, stored="beside")
     assert sorted(path.split("/")[-2] for path in read) == ["k=0", "k=4"]  # the first gives the schema
     assert after.rows == before.rows + 9
