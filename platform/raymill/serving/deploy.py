@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from raymill.errors import RaymillError, Unavailable
+from raymill.errors import Conflict, RaymillError, Unavailable
 from raymill.repo import Repository
 from raymill.serving.spec import ServeSpec
 
@@ -83,6 +83,7 @@ def deploy(
             say(f"application {APPLICATION}: {status}")
             last = status
         if status == "RUNNING":
+            _check_http(client.get_serve_details(), spec)
             return {"url": f"http://{_reachable(spec.host)}:{spec.port}", "models": versions}
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise DeployFailed(f"application {APPLICATION} did not come up: {message}")
@@ -91,6 +92,20 @@ def deploy(
         f"application {APPLICATION} is {last} after {wait_s:.0f} s; "
         f"see the dashboard's Serve page at {dashboard}"
     )
+
+
+def _check_http(details: dict[str, Any], spec: ServeSpec) -> None:
+    """Refuse to name an address at which nothing listens: a running Serve keeps its host and port.
+
+    Raises:
+        Conflict: names the port that is in force.
+    """
+    port = (details.get("http_options") or {}).get("port", spec.port)
+    if port != spec.port:
+        raise Conflict(
+            f"the models are deployed, but Serve already listened on port {port} and cannot change to "
+            f"{spec.port} while it runs; use port {port}, or shut Serve down first (`serve shutdown`)"
+        )
 
 
 def _reachable(host: str) -> str:

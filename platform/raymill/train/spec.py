@@ -83,7 +83,7 @@ class PublishSpec(Spec):
 class TrainSpec(Spec):
     """One training run, from datasets to a published version."""
 
-    model: str
+    model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     """Name to publish under."""
     flavor: str = "torch"
     strategy: str = "ddp"
