@@ -13,6 +13,7 @@ from raymill.prepare.spec import JoinSpec, PrepareSpec
 
 SPLIT = "__split__"
 NO_OUTCOME, NO_SPLIT = "__required_null__", "__outside__"
+ERROR = "__error__:"
 
 ARROW_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(), "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(),
@@ -68,6 +69,18 @@ def transform(table: pa.Table, spec: PrepareSpec, joiners: Sequence[Joiner]) -> 
     exact = _exact(table, frame, spec)
     arrays = [_typed(exact.get(name, frame[name]), name, kind) for name, kind in spec.columns.items()]
     return pa.table([*arrays, pa.array(splits, pa.string())], names=[*spec.columns, SPLIT])
+
+
+def transform_or_explain(table: pa.Table, spec: PrepareSpec, joiners: Sequence[Joiner]) -> pa.Table:
+    """Return what `transform` does, or, where it raises, one row whose SPLIT is ERROR and the message.
+
+    Ray Data keeps no more of an exception than its text in a trace; as data the message arrives whole.
+    """
+    try:
+        return transform(table, spec, joiners)
+    except DataError as error:
+        nulls = [pa.nulls(1, ARROW_TYPES[kind]) for kind in spec.columns.values()]
+        return pa.table([*nulls, pa.array([f"{ERROR}{error}"])], names=[*spec.columns, SPLIT])
 
 
 def evaluate_expression(frame: pd.DataFrame, name: str, expression: str) -> pd.Series:

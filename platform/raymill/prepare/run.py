@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from raymill.data import take_snapshot
 from raymill.errors import Conflict, DataError
 from raymill.prepare import card as cards
-from raymill.prepare.rows import NO_OUTCOME, NO_SPLIT, SPLIT, Joiner, transform
-from raymill.prepare.sources import identity, open_dataset, read_table
-from raymill.prepare.spec import PrepareSpec
+from raymill.prepare.rows import ERROR, NO_OUTCOME, NO_SPLIT, SPLIT, Joiner, transform_or_explain
+from raymill.prepare.sources import identity, open_dataset, read_table, resolve
+from raymill.prepare.spec import PrepareSpec, SourceSpec
 from raymill.storage import Location, locate
 
 
@@ -32,6 +32,8 @@ def prepare(spec: PrepareSpec) -> dict[str, Any]:
         Conflict: the output exists and was made otherwise, and `replace` is false.
         DataError: sources, expressions or types that do not fit; an empty split.
     """
+    for source in _sources(spec):
+        resolve(source)
     output = locate(spec.output)
     output.check_writable()
     made_from = fingerprint(spec)
@@ -58,12 +60,15 @@ def prepare(spec: PrepareSpec) -> dict[str, Any]:
     return _summary(output, card, unchanged=False)
 
 
+def _sources(spec: PrepareSpec) -> list[SourceSpec]:
+    return [spec.source, *(join.source for join in spec.joins)]
+
+
 def fingerprint(spec: PrepareSpec) -> str:
     """Return a hash over the spec and the identity of every source file."""
-    sources = [spec.source, *(join.source for join in spec.joins)]
     document = {
         "spec": spec.model_dump(mode="json", exclude={"replace"}),
-        "sources": [identity(source) for source in sources],
+        "sources": [identity(source) for source in _sources(spec)],
     }
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -93,7 +98,7 @@ def _split_rows(spec: PrepareSpec) -> tuple[dict[str, int], dict[str, Any]]:
     rows = (
         open_dataset(spec.source)
         .map_batches(
-            lambda table: transform(table, spec, ray.get(joiners)),
+            lambda table: transform_or_explain(table, spec, ray.get(joiners)),
             batch_format="pyarrow", batch_size=None, zero_copy_batch=True,
         )
         .materialize()
@@ -101,6 +106,8 @@ def _split_rows(spec: PrepareSpec) -> tuple[dict[str, int], dict[str, Any]]:
     counted = rows.map_batches(_count_splits, batch_format="pyarrow").take_all()
     counts: dict[str, int] = Counter()
     for row in counted:
+        if row["split"].startswith(ERROR):
+            raise DataError(row["split"].removeprefix(ERROR))
         counts[row["split"]] += row["rows"]
     print(
         f"read {sum(counts.values()):,} rows: {counts[NO_OUTCOME]:,} with a null in "
