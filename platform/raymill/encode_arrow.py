@@ -43,6 +43,15 @@ def microseconds(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArr
     return values.cast(pa.int64())
 
 
+def plain_values(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return values as a request would hold them: no dictionaries or decimals, times as microseconds."""
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if is_time(values.type):
+        return microseconds(values)
+    return values.cast(pa.float64()) if pa.types.is_decimal(values.type) else values
+
+
 def _seconds(column: FittedColumn, values: pa.Array) -> np.ndarray:
     """Return float64 [N]: seconds since the column's origin, NaN for null."""
     whole = microseconds(values)

@@ -70,6 +70,25 @@ class TorchFlavor(Flavor):
             raise Corrupt(f"{path} is not an exported program: {error!r:.300}") from error
         return _TorchPredictor(program)
 
+    def weights(self, directory: Path) -> dict[str, np.ndarray]:
+        """Return the learned arrays of a saved model, in the names of its learner's `weights`.
+
+        Raises:
+            Corrupt: the file is not what this flavor writes.
+        """
+        import torch
+
+        path = directory / PROGRAM_FILE
+        refuse_unsafe(path)
+        try:
+            program = torch.export.load(path)
+        except Exception as error:  # of a dozen types; all mean that these bytes are no program
+            raise Corrupt(f"{path} is not an exported program: {error!r:.300}") from error
+        return {
+            name.removeprefix("network."): value.detach().numpy().copy()
+            for name, value in program.named_parameters()
+        }
+
 
 class _TorchPredictor:
     def __init__(self, program: Any) -> None:

@@ -11,6 +11,8 @@ from raymill.tensors import Signature
 MANIFEST_FILE = "manifest.json"
 ENCODER_FILE = "encoder.json"
 GOLDEN_FILE = "golden.json"
+LEDGER_FILE = "ledger.json"
+"""Which row groups the version has learned from; see raymill.data.ledger."""
 
 
 class FileEntry(Spec):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from raymill.data import Snapshot
+import numpy as np
+
+from raymill.data import Ledger, Snapshot
 from raymill.features import Encoder
 from raymill.flavors import Flavor
 from raymill.train.spec import TrainSpec
@@ -22,6 +24,10 @@ class TrainJob:
     encoder: Encoder
     snapshots: Mapping[str, Snapshot]
     """By dataset role; train and validation are always there."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """What the version that this run starts from has learned from; empty for a run from scratch."""
+    start: Mapping[str, np.ndarray] | None = None
+    """Learned arrays to start from, in the names of `Learner.weights`; None for a run from scratch."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,9 @@ class Outcome:
     """Training rows over all epochs; each counts once however often workers died."""
     history: list[dict[str, float]]
     """One entry an epoch or a boosting round that was evaluated."""
+    visits_G: np.ndarray | None = None
+    """int64: how many rows of each row group of the training snapshot were learned from, over all
+    epochs; recorded in the version's ledger."""
 
 
 class Strategy(Protocol):

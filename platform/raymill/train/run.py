@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -16,14 +17,15 @@ import pyarrow as pa
 from raymill import cluster, code_identity
 from raymill.data import Snapshot, take_snapshot
 from raymill.data.decode import RowGroupReader
+from raymill.encode_arrow import plain_values
 from raymill.features import Encoder, check_schema
 from raymill.fitting import FeaturePlan
 from raymill.flavors import FLAVORS, Flavor
 from raymill.repo import Lineage, Manifest, Repository, Version
-from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, Code, Golden
+from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, LEDGER_FILE, Code, Golden
 from raymill.repo.version import check_golden
 from raymill.storage import locate
-from raymill.train import STRATEGIES
+from raymill.train import STRATEGIES, incremental
 from raymill.train.base import Outcome, TrainJob
 from raymill.train.encoding import fit_encoder
 from raymill.train.scoring import evaluate_files, read_files
@@ -41,6 +43,8 @@ class TrainResult:
     train_rows: int
     rows_seen: int
     history: list[dict[str, float]]
+    published: bool = True
+    """False where nothing was new: the version is then the one that was there before."""
 
     def summary(self) -> dict[str, Any]:
         """Return the job's closing JSON line."""
@@ -48,7 +52,8 @@ class TrainResult:
         return {
             "model": manifest.model, "version": self.version.number, "flavor": manifest.flavor,
             "run": self.run, "train_rows": self.train_rows, "rows_seen": self.rows_seen,
-            "metrics": manifest.metrics, "path": self.version.location.uri, "history": self.history,
+            "published": self.published, "metrics": manifest.metrics, "path": self.version.location.uri,
+            "history": self.history,
         }  # fmt: skip
 
 
@@ -70,13 +75,27 @@ def train(spec: TrainSpec) -> TrainResult:
             f"{role}: {snapshot.rows:,} rows in {snapshot.groups} row groups, snapshot {snapshot.id}",
             flush=True,
         )
-    plan = FeaturePlan(spec.data.features, spec.data.target, spec.task, snapshots["train"].schema)
-    encoder = fit_encoder(plan, snapshots["train"])
-    flavor = FLAVORS.load(spec.flavor)()
-    job = TrainJob(spec, spec.run or _new_run(spec), flavor, encoder, snapshots)
+    snapshots["train"] = incremental.readable(spec, snapshots["train"])
+    base = None
+    if spec.read.order == incremental.INCREMENTAL:
+        base = incremental.find_base(spec, repository)
+        snapshots["train"] = incremental.mark(spec, snapshots["train"], base)
+        if base and incremental.is_nothing_new(snapshots["train"]):
+            print(f"nothing new to learn: {spec.model} stays at version {base.version.number}", flush=True)
+            return TrainResult(base.version, base.version.manifest.lineage.run, 0, 0, [], published=False)
+    job = _job(spec, snapshots, base)
     outcome = STRATEGIES.load(spec.strategy)().fit(job)
     version = _publish(job, outcome, repository)
     return TrainResult(version, job.run, snapshots["train"].rows, outcome.rows_seen, outcome.history)
+
+
+def _job(spec: TrainSpec, snapshots: dict[str, Snapshot], base: incremental.Base | None) -> TrainJob:
+    """Return the run, continuing from `base` with its encoder and weights if there is one."""
+    flavor, run = FLAVORS.load(spec.flavor)(), spec.run or _new_run(spec)
+    if base:
+        return TrainJob(spec, run, flavor, base.encoder, snapshots, base.ledger, base.weights)
+    plan = FeaturePlan(spec.data.features, spec.data.target, spec.task, snapshots["train"].schema)
+    return TrainJob(spec, run, flavor, fit_encoder(plan, snapshots["train"]), snapshots)
 
 
 def _publish(job: TrainJob, outcome: Outcome, repository: Repository) -> Version:
@@ -86,6 +105,9 @@ def _publish(job: TrainJob, outcome: Outcome, repository: Repository) -> Version
         model_files = read_files(staged)
         (staged / ENCODER_FILE).write_text(job.encoder.model_dump_json(indent=1), encoding="utf-8")
         _write_golden(staged, job)
+        if outcome.visits_G is not None:
+            ledger = job.ledger.record(job.snapshots["train"], outcome.visits_G)
+            (staged / LEDGER_FILE).write_text(json.dumps(ledger.to_json()), encoding="utf-8")
         metrics = {
             role: evaluate_files(model_files, job.spec.flavor, job.encoder, snapshot, job.spec.workers)
             for role, snapshot in job.snapshots.items()
@@ -123,11 +145,7 @@ def first_rows(snapshot: Snapshot, columns: list[str], count: int) -> pa.Table:
     reader = RowGroupReader(snapshot, columns)
     first = int(np.flatnonzero(snapshot.group_rows_G)[0])
     table = reader.table(first, 0, min(count, int(snapshot.group_rows_G[first])))
-    plain = [
-        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
-        for field in table.schema
-    ]
-    return table.cast(pa.schema(plain)).select(columns)
+    return pa.table({name: plain_values(table.column(name)) for name in columns})
 
 
 def _manifest(job: TrainJob, metrics: Mapping[str, dict[str, float]]) -> Manifest:

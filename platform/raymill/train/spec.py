@@ -49,6 +49,11 @@ class ReadSpec(Spec):
     """How an epoch is read; see the loader."""
 
     order: str = "full"
+    """full, sampled, or incremental: only files that the labelled version has not learned from."""
+    options: dict[str, Any] = {}
+    """The order's own settings, such as `fraction` of sampled and `replay` of incremental."""
+    where: tuple[tuple[Any, ...], ...] = ()
+    """Conditions [column, operator, value] that training rows must all meet."""
     batch_rows: int = Field(default=4096, ge=1)
     """Rows of a global batch, over all workers."""
     lanes: int | None = Field(default=None, ge=1)
@@ -123,8 +128,8 @@ class TrainSpec(Spec):
         """Return the loader's settings; lanes default to the number of workers."""
         read = self.read
         return LoaderConfig(
-            order=read.order, batch_rows=read.batch_rows, lanes=read.lanes or self.workers,
-            window=read.window, shuffle=read.shuffle, seed=self.seed,
+            order=read.order, options=read.options, batch_rows=read.batch_rows,
+            lanes=read.lanes or self.workers, window=read.window, shuffle=read.shuffle, seed=self.seed,
         )  # fmt: skip
 
     def worker_resources(self) -> dict[str, float]:

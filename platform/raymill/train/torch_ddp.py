@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from raymill.data import Batch, Loader, LoaderConfig, LoaderState
+from raymill.errors import Conflict
 from raymill.evaluation import evaluate
 from raymill.flavors.torch_flavor import TorchConfig
 from raymill.progress import Progress
+from raymill.repo.manifest import LEDGER_FILE
 from raymill.storage import locate
 from raymill.train.base import Outcome, TrainJob
 
@@ -39,6 +41,8 @@ def fit(job: TrainJob) -> Outcome:
     from ray.train.torch import TorchConfig as ProcessGroup
     from ray.train.torch import TorchTrainer
 
+    if job.start is not None:
+        _check_start(job)
     spec, runs = job.spec, locate(job.spec.runs)
     runs.make_directory()
     trainer = TorchTrainer(
@@ -62,10 +66,21 @@ def fit(job: TrainJob) -> Outcome:
         return _restore(job, Path(directory))
 
 
+def _check_start(job: TrainJob) -> None:
+    """Refuse, before any worker starts, weights that the spec's network has no place for."""
+    try:
+        _Worker(job, rank=0, world_size=1, device="cpu")
+    except (KeyError, RuntimeError) as error:
+        raise Conflict(
+            f"the network of the spec is not that of the version this run continues from: {error}; keep "
+            "flavors.torch as it was, or train anew with read order full"
+        ) from error
+
+
 def _restore(job: TrainJob, directory: Path) -> Outcome:
     worker = _Worker(job, rank=0, world_size=1, device="cpu")
     worker.load(directory)
-    return Outcome(worker.learner, worker.rows_seen, worker.history)
+    return Outcome(worker.learner, worker.rows_seen, worker.history, worker.visits_G())
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -110,6 +125,8 @@ class _Worker:
         self.loader = Loader(
             job.snapshots["train"], job.encoder, job.spec.loader_config(), rank=rank, world_size=world_size
         )
+        if job.start is not None:  # copies, for what comes through Ray cannot be written to
+            self.learner.load_weights({name: np.array(value) for name, value in job.start.items()})
         self.epoch = self.step = self.rows_seen = 0
         self.loss_sum = 0.0
         self.history: list[dict[str, float]] = []
@@ -225,6 +242,15 @@ class _Worker:
             "history": self.history,
         }
         (directory / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        ledger = self.job.ledger.record(self.loader.snapshot, self.visits_G())
+        (directory / LEDGER_FILE).write_text(json.dumps(ledger.to_json()), encoding="utf-8")
+
+    def visits_G(self) -> np.ndarray:
+        """Return int64: rows of each row group that all ranks have learned from so far."""
+        whole = [self.loader.visits(epoch, self.loader.steps(epoch)) for epoch in range(self.epoch)]
+        open_one = [self.loader.visits(self.epoch, self.step)] if self.step else []
+        none = np.zeros(self.loader.snapshot.groups, np.int64)
+        return np.asarray(np.sum([none, *whole, *open_one], axis=0))
 
     def load(self, directory: Path) -> None:
         """Take over a checkpoint. Raises Conflict where it is of other data or loader settings."""

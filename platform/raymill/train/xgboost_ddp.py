@@ -125,7 +125,8 @@ def fit(job: TrainJob) -> Outcome:
         | {f"train_{name}": values[i] for name, values in evals_result["train"].items()}
         for i in range(config.rounds)
     ]
-    return Outcome(booster, rows_seen=snapshot.rows * config.rounds, history=history)
+    visits_G = snapshot.group_rows_G * config.rounds
+    return Outcome(booster, rows_seen=snapshot.rows * config.rounds, history=history, visits_G=visits_G)
 
 
 class _ProgressCallback(xgboost.callback.TrainingCallback):  # type: ignore[misc]
