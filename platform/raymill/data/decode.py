@@ -25,6 +25,11 @@ REMOTE_SLICE_BYTES = 16 << 20  # where every read waits for the network
 # N = rows
 
 
+def one_line(error: Exception) -> str:
+    """Return an error's text without the line breaks that Arrow puts in."""
+    return " ".join(str(error).split())
+
+
 class RowGroupReader:
     """Reads row groups of a snapshot; keeps some footers, for each costs a parse."""
 
@@ -93,7 +98,7 @@ class RowGroupReader:
         except (pa.ArrowException, OSError, ValueError) as error:
             self._check_unchanged(int(snapshot.group_file_G[group]))
             raise DataError(
-                f"file {location.uri!r}, row group {ordinal}, cannot be read: {error}; "
+                f"file {location.uri!r}, row group {ordinal}, cannot be read: {one_line(error)}; "
                 "restore the file or take the snapshot again"
             ) from error
 

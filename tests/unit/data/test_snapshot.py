@@ -62,7 +62,7 @@ def test_the_odd_file_is_named(tmp_path):
 def test_no_data_is_refused(tmp_path):
     with pytest.raises(NotFound, match="no dataset at"):
         take_snapshot(tmp_path / "nothing")
-    with pytest.raises(DataError, match="no \\*.parquet file"):
+    with pytest.raises(DataError, match=r"no \*.parquet file"):
         take_snapshot(tmp_path)
     write(tmp_path / "empty.parquet", table(0))
     with pytest.raises(DataError, match="1 files and no rows"):
