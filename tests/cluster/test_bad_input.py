@@ -85,6 +85,23 @@ def test_a_repository_that_cannot_be_written_is_refused(
         )  # fmt: skip
 
 
+def test_what_a_worker_finds_reaches_the_person_whole(
+    joined: Cluster, train_spec: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A label in the validation data that training never saw: only a worker reads those rows."""
+    seen = dataset(tmp_path / "seen", late=["yes", "no"] * 200)
+    unseen = dataset(tmp_path / "unseen", late=["yes", "maybe"] * 200)
+    with pytest.raises(RaymillError, match=r"classes that training never saw: \['maybe'\]") as caught:
+        train(
+            train_spec(
+                "model=bad", "task=multiclass", f"data.train={seen}", f"data.validation={unseen}",
+                "data.test=null", "data.features={x: {}}", "read.batch_rows=64", "max_failures=0",
+            )
+        )  # fmt: skip
+    assert "Traceback" not in str(caught.value)
+    assert not (joined.storage / "models" / "bad").exists()
+
+
 def test_a_job_prints_one_line_and_no_trace(cluster: Cluster) -> None:
     code, output = cluster.submit(
         "jobs/train.py", "--config", "examples/flights/train.yaml", "--set", "wrokers=3"

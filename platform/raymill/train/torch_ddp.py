@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from raymill.data import Batch, Loader, LoaderConfig, LoaderState
-from raymill.errors import Conflict
+from raymill.errors import Conflict, RaymillError
 from raymill.evaluation import evaluate
 from raymill.flavors.torch_flavor import TorchConfig
 from raymill.progress import Progress
@@ -37,7 +37,14 @@ def fit(job: TrainJob) -> Outcome:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every line twice
     warnings.filterwarnings("ignore", message=".*exclude_resources.*")  # Ray's own use of what it deprecates
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import (
+        CheckpointConfig,
+        FailureConfig,
+        LoggingConfig,
+        RunConfig,
+        ScalingConfig,
+        WorkerGroupError,
+    )
     from ray.train.torch import TorchConfig as ProcessGroup
     from ray.train.torch import TorchTrainer
 
@@ -61,9 +68,18 @@ def fit(job: TrainJob) -> Outcome:
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except WorkerGroupError as error:
+        raise _own(error) from error
     with result.checkpoint.as_directory() as directory:
         return _restore(job, Path(directory))
+
+
+def _own(error: Any) -> Exception:
+    """Return the first error that Raymill raised on a worker, or Ray's where none did."""
+    failures = [getattr(failure, "_base_exc", failure) for failure in error.worker_failures.values()]
+    return next((failure for failure in failures if isinstance(failure, RaymillError)), error)
 
 
 def _check_start(job: TrainJob) -> None:

@@ -8,6 +8,7 @@ Boosting reads all rows each round: of the read order only `full` makes sense.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ def fit(job: TrainJob) -> Outcome:
         distributed=True,
     )
     data.loader.data_source = RowGroupSource
+    warnings.filterwarnings("ignore", message=".*num_actors.*smaller than 2")  # what `workers: 1` asks for
     evals_result: dict[str, Any] = {}
     booster = xgboost_ray_train(
         config.parameters(encoder, spec.seed),
