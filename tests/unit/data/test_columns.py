@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raymill.data import Loader, LoaderConfig, take_snapshot
+from raymill.data import Loader, LoaderConfig, learn_encoder, take_snapshot
 from raymill.errors import DataError, InvalidInput
 from raymill.features import Column, Encoder, check_schema
 from raymill.fitting import FeaturePlan
@@ -157,7 +157,8 @@ def test_all_kinds_through_the_loader(tmp_path):
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=13)
     names = ["b", "d", "t", "v", "m"]
     plan = FeaturePlan({name: Column() for name in names}, "row", "regression", table.schema)
-    encoder = plan.fit(plan.statistics(table))
+    encoder = learn_encoder(plan, take_snapshot(tmp_path))
+    assert encoder.categorical == plan.fit(plan.statistics(table)).categorical
     for batch in Loader(take_snapshot(tmp_path), encoder, LoaderConfig(batch_rows=16, window=2)).epoch(0):
         row = batch.labels_N.astype(int)
         found = batch.features.numeric_NF
