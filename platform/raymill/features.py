@@ -165,20 +165,25 @@ class Encoder(Spec):
     def encode_into(self, table: pa.Table | pa.RecordBatch, out: Features) -> None:
         """Encode the columns that `table` holds into `out`, which may be views of a larger buffer.
 
-        One pass: every column goes straight from Arrow's memory to its place in the rows. For a
-        row of 28 that costs 55 ns, less than transposing in blocks or stacking first.
         Raises as `encode_table` does.
         """
+        run: list[np.ndarray] = []  # numbers whose places are next to each other, and the first place
+        first = 0
         for name in table.schema.names:
             if name not in self._places:
                 continue
             column, j = self._places[name]
             if column.kind == "categorical":
                 out.codes_NC[:, j] = encode_arrow.codes(column, table.column(name))
-            elif column.width == 1:
-                out.numeric_NF[:, j] = encode_arrow.numbers(column, table.column(name))
-            else:
+            elif column.width > 1:
                 out.numeric_NF[:, j : j + column.width] = encode_arrow.vectors(column, table.column(name))
+            else:
+                if run and j != first + len(run):
+                    encode_arrow.place(run, out.numeric_NF, first)
+                    run = []
+                first = j - len(run)
+                run.append(encode_arrow.numbers(column, table.column(name)))
+        encode_arrow.place(run, out.numeric_NF, first)
 
     def encode_labels(self, values: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """Return labels: float32 [N] (binary as 0/1, regression) or int64 [N] class indices.
