@@ -55,6 +55,17 @@ def test_no_rows_have_no_gradient_and_no_loss(case):
     assert all((gradient == 0).all() for gradient in gradients.values())
 
 
+def test_a_row_that_counts_thrice_is_a_row_three_times(case):
+    make, _, features, labels_N = case
+    learner, rows = make(), np.array([0, 1, 1, 1, 2])
+    repeated = learner.gradients(features.take(rows), labels_N[rows], GLOBAL_ROWS)
+    few = features.take(slice(0, 3)), labels_N[:3]
+    weighted = learner.gradients(*few, GLOBAL_ROWS, np.array([1, 3, 1], np.float32))
+    assert weighted[0] == pytest.approx(repeated[0], rel=1e-5)
+    assert_close(weighted[1], repeated[1])
+    assert learner.gradients(*few, GLOBAL_ROWS)[0] != pytest.approx(repeated[0], rel=1e-3)
+
+
 def test_gradients_are_the_slope_of_the_mean_loss(case):
     """Central differences along a random direction."""
     make, _, features, labels_N = case

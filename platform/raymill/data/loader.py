@@ -90,6 +90,11 @@ class Loader:
         """Return the rows of `epoch` over all ranks."""
         return self._plan(epoch).rows
 
+    def weight_scale(self, epoch: int) -> float:
+        """Return the factor that makes the weights of `epoch` one on average; 1 where it has none."""
+        plan = self._plan(epoch)
+        return 1.0 if plan.weights_K is None else plan.rows / float(plan.weights_K @ plan.rows_K)
+
     def state(self, epoch: int, step: int, lane_steps: Sequence[int] | None = None) -> LoaderState:
         """Return the position before step `step` of `epoch`, or before each lane's own step."""
         return LoaderState(

@@ -33,12 +33,16 @@ class Learner(Protocol):
         ...
 
     def gradients(
-        self, features: Features, labels_N: np.ndarray, global_rows: int
+        self,
+        features: Features,
+        labels_N: np.ndarray,
+        global_rows: int,
+        weights_N: np.ndarray | None = None,
     ) -> tuple[float, dict[str, np.ndarray]]:
         """Return the summed loss of these rows and the gradient of their part of the global mean.
 
         Gradients of all parts of a global batch add up to the gradient of its mean loss; no rows
-        give zeros.
+        give zeros. `weights_N`, float32, says how often each row counts; None is once.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,11 +29,20 @@ class TorchLearner:
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
 
-    def loss_sum(self, features: Features, labels_N: np.ndarray) -> torch.Tensor:
-        """Return the summed loss over the rows, differentiable; no rows give a zero with a graph."""
+    def loss_sum(
+        self, features: Features, labels_N: np.ndarray, weights_N: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """Return the summed loss over the rows, differentiable; no rows give a zero with a graph.
+
+        Args:
+            weights_N: float32, what each row's loss counts; None counts each once.
+        """
         logits = self.forward(*self._tensors(features))
         labels = torch.from_numpy(labels_N).to(self.device, non_blocking=True)
-        return loss_sum(self.task, logits, labels)
+        if weights_N is None:
+            return row_losses(self.task, logits, labels, reduction="sum")
+        weights = torch.from_numpy(weights_N).to(self.device, non_blocking=True)
+        return (row_losses(self.task, logits, labels, reduction="none") * weights).sum()
 
     def weights(self) -> dict[str, np.ndarray]:
         return {name: value.detach().cpu().numpy().copy() for name, value in self.network.named_parameters()}
@@ -44,10 +54,14 @@ class TorchLearner:
                 parameter.copy_(torch.from_numpy(np.asarray(weights[name])))
 
     def gradients(
-        self, features: Features, labels_N: np.ndarray, global_rows: int
+        self,
+        features: Features,
+        labels_N: np.ndarray,
+        global_rows: int,
+        weights_N: np.ndarray | None = None,
     ) -> tuple[float, dict[str, np.ndarray]]:
         self.optimizer.zero_grad(set_to_none=False)
-        loss = self.loss_sum(features, labels_N)
+        loss = self.loss_sum(features, labels_N, weights_N)
         torch.autograd.backward(loss / global_rows)
         found = {
             name: np.zeros(tuple(p.shape), np.float32) if p.grad is None else p.grad.cpu().numpy().copy()
@@ -79,10 +93,12 @@ class TorchLearner:
         )
 
 
-def loss_sum(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the summed loss: binary or categorical cross-entropy, or squared error."""
+def row_losses(
+    task: Task, logits: torch.Tensor, labels: torch.Tensor, *, reduction: Literal["sum", "none"]
+) -> torch.Tensor:
+    """Return binary or categorical cross-entropy, or squared error: a row's each, or their sum."""
     if task == "binary":
-        return nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction=reduction)
     if task == "multiclass":
-        return nn.functional.cross_entropy(logits, labels, reduction="sum")
-    return nn.functional.mse_loss(logits, labels, reduction="sum")
+        return nn.functional.cross_entropy(logits, labels, reduction=reduction)
+    return nn.functional.mse_loss(logits, labels, reduction=reduction)

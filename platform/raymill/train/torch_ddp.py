@@ -182,12 +182,18 @@ class _Worker:
             key = np.random.SeedSequence([self.job.spec.seed, self.epoch, batch.step, self.rank])
             torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
         learner.optimizer.zero_grad(set_to_none=True)
-        loss = learner.loss_sum(batch.features, batch.labels_N)
+        loss = learner.loss_sum(batch.features, batch.labels_N, self._weights_N(batch))
         torch.autograd.backward(loss * (self.world_size / batch.global_rows))
         learner.optimizer.step()
         value = float(loss.detach())
         self.loss_sum += value
         return value / max(len(batch), 1)
+
+    def _weights_N(self, batch: Batch) -> np.ndarray | None:
+        """Return what each row counts where the order drew rows unequally: its weight, one on average."""
+        if batch.weights_N is None:
+            return None
+        return batch.weights_N * np.float32(self.loader.weight_scale(self.epoch))
 
     def _mean_loss(self, rows: int) -> float:
         """Return the epoch's mean loss over the rows of all ranks."""
