@@ -16,7 +16,9 @@ FILES, FEATURES, GROUP_ROWS = 16, 28, 50_000
 NAMES = [f"f{i:02d}" for i in range(FEATURES)]
 
 
-def generate(root: Path, *, rows_per_file: int = 250_000, files: int = FILES) -> None:
+def generate(
+    root: Path, *, rows_per_file: int = 250_000, files: int = FILES, group_rows: int = GROUP_ROWS
+) -> None:
     """Write the files that are not there yet."""
     root.mkdir(parents=True, exist_ok=True)
     for number in range(files):
@@ -26,7 +28,7 @@ def generate(root: Path, *, rows_per_file: int = 250_000, files: int = FILES) ->
         rng = np.random.default_rng([0, number])
         columns = {name: rng.standard_normal(rows_per_file, dtype=np.float32) for name in NAMES}
         columns["label"] = (rng.random(rows_per_file) < 0.3).astype(np.float32)
-        pq.write_table(pa.table(columns), path, row_group_size=GROUP_ROWS, compression="zstd")
+        pq.write_table(pa.table(columns), path, row_group_size=group_rows, compression="zstd")
     for path in sorted(root.iterdir()):
         path.read_bytes()  # the page cache is warm for everybody
 

@@ -17,9 +17,8 @@ from raymill.errors import DataError
 from raymill.features import Encoder, Features
 
 FOOTERS_KEPT = 64  # parsed; a shuffled epoch soon comes back to a file
-LOCAL_SLICE_BYTES = (
-    1 << 20
-)  # decoded bytes of columns read at a time: as fast as whole row groups, and bounded
+# Decoded bytes of columns read at a time: as fast as whole row groups, and bounded.
+LOCAL_SLICE_BYTES = 1 << 20
 REMOTE_SLICE_BYTES = 16 << 20  # where every read waits for the network
 
 # N = rows

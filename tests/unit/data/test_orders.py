@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raymill.config import parse
-from raymill.data import Ledger, Loader, LoaderConfig, take_snapshot, with_statistics
+from raymill.data import ORDERS, Ledger, Loader, LoaderConfig, take_snapshot, with_statistics
 from raymill.data.incremental import IncrementalOrder
 from raymill.data.sampled import SampledOrder
 from raymill.errors import Conflict, Corrupt, DataError, SpecError
@@ -74,6 +74,31 @@ def test_every_row_is_drawn_equally_often(make_lake, unit, rotate):
     bound = 4.5 * np.sqrt(0.25 * 0.75 / epochs)  # of 120 binomial shares, one in 1,000 runs leaves 4.5 sigma
     assert np.abs(share - 0.25).max() < bound
     assert share.mean() == pytest.approx(0.25, abs=0.01)
+
+
+OPTIONS = {"sampled": {"fraction": 0.4}}  # what an order cannot do without
+
+
+@pytest.mark.parametrize("name", list(ORDERS))
+def test_every_order_keeps_the_contract(make_lake, row_ids, name):
+    snapshot, encoder = make_lake([[7, 0, 9], [8], [5, 6]])
+    marked = Ledger().record(snapshot, np.array([7, 0, 0, 8, 0, 0])).mark(snapshot)
+    config = LoaderConfig(order=name, options=OPTIONS.get(name, {}), lanes=3, batch_rows=12, seed=1)
+    order = config.make_order()
+    for epoch in range(4):
+        plan = order.plan(marked, seed=1, epoch=epoch)
+        again = order.plan(marked, seed=1, epoch=epoch)
+        assert plan.groups_K.tolist() == again.groups_K.tolist()
+        assert len(set(plan.groups_K.tolist())) == len(plan.groups_K)
+        assert (plan.rows_K > 0).all()
+        assert (plan.rows_K <= marked.group_rows_G[plan.groups_K]).all()
+        batches = row_ids(Loader(marked, encoder, config), epoch)
+        flat = list(itertools.chain(*batches))
+        assert len(flat) == len(set(flat)) == plan.rows
+        for workers in (2, 3, 4):
+            ranks = [Loader(marked, encoder, config, rank=r, world_size=workers) for r in range(workers)]
+            rest = [row_ids(loader, epoch, 1) for loader in ranks]
+            assert [list(itertools.chain(*parts)) for parts in zip(*rest, strict=True)] == batches[1:]
 
 
 def test_equal_arguments_give_equal_plans_and_others_do_not(make_lake):
