@@ -50,9 +50,12 @@ def run(root: Path, rounds: int, skip: set[str]) -> dict[str, object]:
         "naive: stack + randperm in the batch": lambda: peers.naive(root, BATCH_ROWS),
         "in-memory tensor, permuted": peers.InMemory(root, BATCH_ROWS),
     }
-    rates = paired("one process", single, snapshot.rows, rounds)
+    processor: dict[str, list[float]] = {name: [] for name in single}
+    rates = paired("one process", single, snapshot.rows, rounds, processor)
     figures: dict[str, object] = {"rows": snapshot.rows, "rounds": rounds}
     figures["vs_scan"] = ratio(rates, "raymill, shuffled", "pyarrow scan")
+    figures["vs_scan_cpu"] = ratio(processor, "pyarrow scan", "raymill, shuffled")
+    print(f"processor time, scan / raymill shuffled: {figures['vs_scan_cpu']}", flush=True)
     two = paired("two processes", peers.two_processes(root), snapshot.rows, rounds)
     figures["vs_scan_2proc"] = ratio(two, "raymill, 2 ranks", "pyarrow scan, 2 halves")
     figures |= samples(snapshot, encoder, rounds)
@@ -66,23 +69,30 @@ def run(root: Path, rounds: int, skip: set[str]) -> dict[str, object]:
 
 
 def paired(
-    title: str, contenders: dict[str, Callable[[], float | int]], rows: int, rounds: int
+    title: str,
+    contenders: dict[str, Callable[[], float | int]],
+    rows: int,
+    rounds: int,
+    processor: dict[str, list[float]] | None = None,
 ) -> dict[str, list[float]]:
     """Return rows/s of each contender in each round, the first round, a warm-up, dropped.
 
     A contender returns the rows it delivered, or the seconds it measured itself as a float.
+    `processor` takes the processor seconds of each, which other work on the machine disturbs less.
     """
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for round_number in range(rounds + 1):
         for name, contender in contenders.items():
             gc.collect()
-            started = time.perf_counter()
+            started, spent = time.perf_counter(), time.process_time()
             result = contender()
             seconds = result if isinstance(result, float) else time.perf_counter() - started
             if not isinstance(result, float) and result != rows:
                 sys.exit(f"{name} delivered {result} rows of {rows}")
             if round_number:
                 rates[name].append(rows / seconds)
+            if round_number and processor is not None:
+                processor[name].append(time.process_time() - spent)
     first = next(iter(contenders))
     print(f"\n{title}, {rounds} rounds | rows/s, median | against {first}, median (range)\n---|---|---")
     for name, found in rates.items():

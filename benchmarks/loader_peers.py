@@ -30,7 +30,7 @@ def naive(root: Path, batch_rows: int) -> int:
     for batch in ds.dataset(str(root)).to_batches(batch_size=batch_rows):
         columns = [batch.column(name).to_numpy() for name in lake.NAMES]
         features = torch.from_numpy(np.stack(columns, axis=1))
-        labels = torch.from_numpy(batch.column("label").to_numpy(zero_copy_only=False))
+        labels = torch.from_numpy(np.array(batch.column("label")))
         order = torch.randperm(len(labels))
         rows += len(features[order]) and len(labels[order])
     return rows
