@@ -95,11 +95,12 @@ def up(
     storage = storage or os.environ.get(STORAGE_VARIABLE) or str(folder / "storage")
     temp_dir = tempfile.mkdtemp(prefix="raymill-")
     log = folder / "ray.log"
-    (agent_port,) = _free_ports(1)
+    agent_port, client_port = _free_ports(2)
     command = [
         _ray(), "start", "--head", "--block", "--disable-usage-stats",
         f"--port={ray_port}", f"--dashboard-port={dashboard_port}", "--dashboard-host=127.0.0.1",
-        f"--dashboard-agent-listen-port={agent_port}", "--node-ip-address=127.0.0.1",
+        f"--dashboard-agent-listen-port={agent_port}", f"--ray-client-server-port={client_port}",
+        "--node-ip-address=127.0.0.1",
         f"--temp-dir={temp_dir}",
         f"--num-cpus={cpus or (os.cpu_count() or 1) + 1}",
     ]  # fmt: skip

@@ -160,9 +160,13 @@ def test_weights_arrive_with_their_rows(tmp_path, make_lake):
     )  # fmt: skip
     options = {"fraction": 0.25, "stratify": "kind", "allocation": "equal", "rotate": False}
     config = LoaderConfig(order="sampled", options=options, batch_rows=32, window=3)
-    for batch in Loader(snapshot, encoder, config).epoch(0):
+    loader, total = Loader(snapshot, encoder, config), 0.0
+    for batch in loader.epoch(0):
         expected = np.where(batch.labels_N < 400, 40 / 6, 8 / 6)
         np.testing.assert_allclose(batch.weights_N, expected, rtol=1e-6)
+        total += float(batch.weights_N.sum()) * loader.weight_scale(0)
+    assert total == pytest.approx(loader.rows(0))  # scaled, a row counts one on average
+    assert Loader(snapshot, encoder, LoaderConfig(batch_rows=32)).weight_scale(0) == 1.0
 
 
 def test_stratified_by_statistics_spreads_over_the_range(tmp_path):
