@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
@@ -63,6 +64,17 @@ class FittedColumn(Spec):
     @cached_property
     def codes(self) -> dict[str | int, int]:
         return {value: code for code, value in enumerate(self.vocabulary, UNKNOWN_CODE + 1)}
+
+    @cached_property
+    def bounds(self) -> tuple[float, float]:
+        """Return the smallest and largest number a request may give: the dtype's, and float32's at most."""
+        if self.dtype == "bool":
+            return 0, 1
+        if self.dtype.startswith("float"):
+            limit = float(np.finfo("float16" if self.dtype == "float16" else "float32").max)
+            return -limit, limit
+        limits = np.iinfo(self.dtype)
+        return int(limits.min), int(limits.max)
 
     @cached_property
     def arrow_vocabulary(self) -> pa.Array:

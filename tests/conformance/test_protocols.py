@@ -95,6 +95,7 @@ BAD: dict[str, tuple[dict[str, list[Any]], int, str]] = {
     "missing column": ({"x": [1.0]}, 400, "missing inputs: w"),
     "extra column": ({**COLUMNS, "y": [1.0]}, 400, "unknown inputs: y"),
     "text for a number": ({**COLUMNS, "x": ["1"]}, 400, "expected float32"),
+    "number beyond its type": ({**COLUMNS, "x": [1e300]}, 400, "outside the range of float32"),
     "boolean for a number": ({**COLUMNS, "x": [True]}, 400, "expected float32"),
     "number for text": ({**COLUMNS, "w": [1]}, 400, "expected string"),
     "list for a number": ({**COLUMNS, "x": [[1.0]]}, 400, "expected float32"),

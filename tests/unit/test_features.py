@@ -316,3 +316,26 @@ def test_a_schema_that_fits_is_accepted():
 def test_a_schema_that_does_not_fit_is_refused(features, target, message):
     with pytest.raises(DataError, match=message):
         check_schema(SCHEMA, features, target, "train data x")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        ("int16", 70_000), ("int16", -40_000), ("uint8", -1), ("int64", 10**400), ("float32", 10**400),
+        ("float64", 1e300), ("float64", float("nan")), ("float32", float("inf")), ("float16", 70_000.0),
+    ],
+)  # fmt: skip
+def test_numbers_beyond_their_type_are_refused(dtype, value):
+    column = FittedColumn(name="x", kind="numeric", dtype=dtype, nulls="error", null_count=0)
+    encoder = Encoder(columns=(column,), target="y", task="regression")
+    with pytest.raises(InvalidInput, match=f"input 'x', row 1: .* is outside the range of {dtype}"):
+        encoder.encode_columns({"x": [1, value]})
+
+
+def test_arrays_are_checked_as_lists_are():
+    column = FittedColumn(name="x", kind="numeric", dtype="int16", nulls="error", null_count=0)
+    encoder = Encoder(columns=(column,), target="y", task="regression")
+    assert encoder.encode_columns({"x": np.array([1, 2])}).numeric_NF[:, 0].tolist() == [1.0, 2.0]
+    for wrong in (np.array([1.5]), np.array([70_000]), np.array([True])):
+        with pytest.raises(InvalidInput, match="input 'x', row 0"):
+            encoder.encode_columns({"x": wrong})
