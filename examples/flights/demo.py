@@ -67,6 +67,7 @@ _RAY_NOISE = re.compile(
     r"^(\x1b\[\d+m)?(\d{4}-\d\d-\d\d [\d:,]+\s+(INFO|WARNING|SUCC)"
     r"|\((TrainController|_RemoteRayXGBoostActor|PreemptionWatcher)[^)]*\)(\x1b\[0m)? "
     r"(\[|Request|Attempt|Start|- \())"
+    r"|.*exclude_resources"  # Ray warns of its own use of what it deprecates
 )
 _WORKER = re.compile(r"^(\x1b\[\d+m)?\([A-Za-z_]+ pid=[^)]*\)(\x1b\[0m)? ")
 

@@ -12,7 +12,6 @@ import logging
 import os
 import tempfile
 import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ def fit(job: TrainJob) -> Outcome:
     """Train on `workers` Ray Train workers and return the learner with the last checkpoint's weights."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every line twice
-    warnings.filterwarnings("ignore", message=".*exclude_resources.*")  # Ray's own use of what it deprecates
     from ray.train import (
         CheckpointConfig,
         FailureConfig,
