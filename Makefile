@@ -26,7 +26,8 @@ stop:
 # Everything: static checks, then unit, conformance, fault and cluster tests.
 test: check
 	@$(BIN)/pytest tests/unit tests/conformance -n 2 -q
-	@$(BIN)/pytest tests/faults tests/cluster -q
+	@$(BIN)/pytest tests/faults tests/cluster/test_readme.py -q  # the README's cluster runs before the tests' own
+	@$(BIN)/pytest tests/cluster -q --ignore tests/cluster/test_readme.py
 
 check: setup
 	@$(BIN)/ruff check .
