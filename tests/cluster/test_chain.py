@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -115,21 +116,38 @@ def test_status_metadata_and_health(served: str) -> None:
 
 
 def test_a_new_version_takes_over_without_a_failed_request(cluster: Cluster, served: str) -> None:
-    """Retrain: the label moves, replicas follow it, and nobody who asks meanwhile sees an error."""
-    before = int(call(f"{served}/v1/models/flights-xgboost")[1]["model_version_status"][0]["version"])
+    """Retrain: the label moves, replicas follow it, and nobody who asks all the while sees an error."""
+    url = f"{served}/v1/models/flights-xgboost"
+    before = int(call(url)[1]["model_version_status"][0]["version"])
     golden = json.loads((cluster.storage / f"models/flights-xgboost/{before}/golden.json").read_text())
-    code, output = cluster.submit(
-        "jobs/train.py", "--config", "examples/flights/train.yaml", *SMALL,
-        "--set", "flavor=xgboost", "--set", "model=flights-xgboost", "--set", "seed=14",
-    )  # fmt: skip
+    answers: list[tuple[int, str]] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            status, answer = call(f"{url}:predict", {"inputs": golden["inputs"]})
+            answers.append((status, json.dumps(answer)))
+            time.sleep(0.02)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        code, output = cluster.submit(
+            "jobs/train.py", "--config", "examples/flights/train.yaml", *SMALL,
+            "--set", "flavor=xgboost", "--set", "model=flights-xgboost", "--set", "seed=14",
+        )  # fmt: skip
+        deadline, now = time.monotonic() + 30, before
+        while now == before and time.monotonic() < deadline:
+            now = int(call(f"{url}/metadata")[1]["model_spec"]["version"])
+            time.sleep(0.1)
+        time.sleep(1)
+    finally:
+        stop.set()
+        asker.join(timeout=30)
     assert code == 0, output
-    assert closing_line(output)["version"] == before + 1
-    deadline, statuses, now = time.monotonic() + 30, set(), before
-    while now == before and time.monotonic() < deadline:
-        statuses.add(call(f"{served}/v1/models/flights-xgboost:predict", {"inputs": golden["inputs"]})[0])
-        now = int(call(f"{served}/v1/models/flights-xgboost/metadata")[1]["model_spec"]["version"])
-    assert now == before + 1
-    assert statuses == {200}
+    assert closing_line(output)["version"] == now == before + 1
+    assert {status for status, _ in answers} == {200}
+    assert len({answer for _, answer in answers}) == 2, "both versions must have been asked, and no other"
     rolled = cluster.run("raymill", "models", "rollback", "flights-xgboost", "stable")
     assert rolled.returncode == 0, rolled.stderr
     assert f"version {before}" in rolled.stdout
