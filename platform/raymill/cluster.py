@@ -44,6 +44,27 @@ def ceiling() -> dict[str, float]:
     return {name: max(now.get(name, 0.0), float(most.get(name, 0.0))) for name in {*now, *most}}
 
 
+def nodes() -> list[dict[str, float]]:
+    """Return the resources of each node that is alive, used or not."""
+    import ray
+
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def may_grow() -> bool:
+    """Return whether an autoscaler may add nodes."""
+    from ray._private.state import state
+
+    return bool(state.get_max_resources_from_cluster_config())
+
+
+def room(per_worker: dict[str, float], nodes: list[dict[str, float]]) -> int:
+    """Return how many workers the nodes hold, were nothing else running; each lies on one node."""
+    return sum(
+        min(math.floor(node.get(name, 0.0) / each) for name, each in per_worker.items()) for node in nodes
+    )
+
+
 def check_capacity(workers: int, per_worker: dict[str, float], have: dict[str, float]) -> None:
     """Refuse a worker group that can never be placed.
 
@@ -59,6 +80,22 @@ def check_capacity(workers: int, per_worker: dict[str, float], have: dict[str, f
                 f"{workers} workers with {each:g} {resource} each need {asked:g} {resource}, and this "
                 f"cluster can have {most:g} at most; {way_out}, or raise the cluster's limits"
             )
+
+
+def check_room(workers: int, per_worker: dict[str, float], nodes: list[dict[str, float]]) -> None:
+    """Refuse workers that the cluster has the resources for, but no nodes that hold them all.
+
+    Raises:
+        Unavailable: names the worker, how many would fit, and the way out.
+    """
+    fits = room(per_worker, nodes)
+    if fits < workers:
+        worker = " and ".join(f"{each:g} {resource}" for resource, each in per_worker.items())
+        way_out = f"use workers={fits}, or smaller workers" if fits else "use smaller workers"
+        raise Unavailable(
+            f"{workers} workers with {worker} each do not fit: a worker lies on one node, and the nodes of "
+            f"this cluster hold {fits}; {way_out}, or larger nodes"
+        )
 
 
 def dashboard_url() -> str:

@@ -45,6 +45,11 @@ class Location:
     def name(self) -> str:
         return self.path.rstrip("/").rpartition("/")[2]
 
+    @property
+    def local_path(self) -> Path | None:
+        """The path on this machine's own file system; None where the location is elsewhere."""
+        return Path(self.path) if type(self.filesystem) is pafs.LocalFileSystem else None
+
     def info(self) -> pafs.FileInfo:
         return self.filesystem.get_file_info(self.path)
 

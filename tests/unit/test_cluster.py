@@ -31,6 +31,15 @@ def test_a_resource_that_is_not_there_at_all():
         cluster.check_capacity(1, {"CPU": 1.0, "GPU": 1.0}, {"CPU": 8.0})
 
 
+def test_workers_that_no_nodes_hold_are_refused():
+    nodes = [{"CPU": 3.0}, {"CPU": 3.0}, {"memory": 1.0}]
+    cluster.check_room(2, {"CPU": 3.0}, nodes)
+    with pytest.raises(Unavailable, match=r"3 workers with 2 CPU each do not fit.* hold 2; use workers=2"):
+        cluster.check_room(3, {"CPU": 2.0}, nodes)
+    with pytest.raises(Unavailable, match=r"hold 0; use smaller workers"):
+        cluster.check_room(1, {"CPU": 4.0}, nodes)
+
+
 @pytest.fixture
 def init_arguments(monkeypatch):
     calls: list[dict[str, Any]] = []

@@ -37,7 +37,7 @@ LEVEL = {area: level for level, areas in LEVELS.items() for area in areas}
 
 RAY = ("ray", "xgboost_ray")
 HEAVY = (*RAY, "torch", "tensorflow", "xgboost", "keras")
-RIM = {"raymill.serving.deployment", "raymill.train.xgboost_ddp"}
+RIM = {"raymill.serving.deployment", "raymill.train.signals", "raymill.train.xgboost_ddp"}
 """Modules that import Ray when they are imported; each is reached by name only, when work starts."""
 FRAMEWORK = RIM | {"raymill.flavors.torch_learner", "raymill.flavors.torch_mlp"}
 """Modules that import a heavy library when they are imported."""

@@ -29,7 +29,9 @@ def test_a_line_says_share_counts_rate_values_and_time_left(clock, lines):
     progress = Progress("epoch 1/3", 1000, clock=clock, write=lines.append)
     clock.now += 2.0
     progress.advance(400, loss=0.48214)
-    assert lines == ["epoch 1/3 40% (400/1,000 rows) 200 rows/s, loss 0.4821, 3 s left"]
+    assert lines == [
+        "epoch 1/3 [########............]  40% 400/1,000 rows, 200 rows/s, loss 0.4821, 3 s left"
+    ]
 
 
 def test_lines_come_at_a_calm_pace(clock, lines):
@@ -46,14 +48,31 @@ def test_the_last_line_always_comes_and_says_done(clock, lines):
     assert lines == []
     clock.now += 0.5
     progress.finish(auc=0.7)
-    assert lines == ["x 100% (2,000,000/2,000,000 files) 4,000,000 files/s, auc 0.7000, done"]
+    assert lines == [
+        "x [####################] 100% 2,000,000/2,000,000 files, 4,000,000 files/s, auc 0.7000, done"
+    ]
 
 
 def test_nothing_to_do_is_no_division_by_zero(clock, lines):
     Progress("x", 0, clock=clock, write=lines.append).finish()
-    assert lines == ["x 100% (0/0 rows) 0 rows/s, done"]
+    assert lines == ["x [####################] 100% 0/0 rows, 0 rows/s, done"]
 
 
 def test_lines_go_to_stdout_at_once(capsys):
     Progress("x", 1).finish()
-    assert capsys.readouterr().out.startswith("x 0% (0/1 rows)")
+    assert capsys.readouterr().out.startswith("x [....................]   0% 0/1 rows")
+
+
+def test_what_was_done_before_counts_for_the_share_and_not_for_the_pace(clock, lines):
+    progress = Progress("x", 100, done=80, clock=clock, write=lines.append)
+    clock.now += 2.0
+    progress.advance(10)
+    assert lines == ["x [##################..]  90% 90/100 rows, 5 rows/s, 2 s left"]
+
+
+def test_a_terminal_is_redrawn_in_place(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    progress = Progress("x", 10)
+    progress.advance(10)
+    progress.finish()
+    assert capsys.readouterr().out.count("\n") == 1

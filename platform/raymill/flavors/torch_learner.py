@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from raymill.evaluation import Task
 from raymill.features import Encoder, Features
@@ -15,6 +17,7 @@ from raymill.flavors.torch_flavor import TorchConfig
 from raymill.flavors.torch_mlp import Scorer, TabularMLP
 
 PREDICT_ROWS = 16_384  # rows a forward pass takes at once when predicting, to bound memory
+STATE_FILE = "weights.pt"
 
 
 class TorchLearner:
@@ -25,6 +28,7 @@ class TorchLearner:
         self.task, self.device = encoder.task, torch.device(device)
         self.network = TabularMLP(encoder, config.hidden, config.dropout).to(self.device)
         self.forward: nn.Module = self.network
+        self.draws = config.dropout > 0
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -43,6 +47,36 @@ class TorchLearner:
             return row_losses(self.task, logits, labels, reduction="sum")
         weights = torch.from_numpy(weights_N).to(self.device, non_blocking=True)
         return (row_losses(self.task, logits, labels, reduction="none") * weights).sum()
+
+    def step(
+        self,
+        features: Features,
+        labels_N: np.ndarray,
+        weights_N: np.ndarray | None,
+        *,
+        scale: float,
+        key: tuple[int, ...],
+    ) -> float:
+        """Take one optimiser step with all ranks of `forward`; return the summed loss of these rows."""
+        if self.draws:  # by position, so that a resumed run drops what it would have dropped
+            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss_sum(features, labels_N, weights_N)
+        torch.autograd.backward(loss * scale)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def freeze(self) -> Callable[[Path], None]:
+        """Return a writer of weights and optimiser as they are now; it may run in another thread."""
+        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        copied = tree_map(lambda leaf: leaf.cpu().clone() if isinstance(leaf, torch.Tensor) else leaf, state)
+        return lambda directory: torch.save(copied, directory / STATE_FILE)
+
+    def restore(self, directory: Path) -> None:
+        """Take over what `freeze` wrote."""
+        state = torch.load(directory / STATE_FILE, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def weights(self) -> dict[str, np.ndarray]:
         return {name: value.detach().cpu().numpy().copy() for name, value in self.network.named_parameters()}

@@ -67,7 +67,7 @@ def train(spec: TrainSpec) -> TrainResult:
     repository = Repository(spec.publish.repository)
     repository.root.check_writable()
     locate(spec.runs).check_writable()
-    cluster.check_capacity(spec.workers, spec.worker_resources(), cluster.ceiling())
+    _check_workers(spec)
     snapshots = {role: take_snapshot(path) for role, path in spec.data.roles().items()}
     for role, snapshot in snapshots.items():
         check_schema(snapshot.schema, spec.data.features, spec.data.target, f"{role} data {snapshot.root}")
@@ -87,6 +87,13 @@ def train(spec: TrainSpec) -> TrainResult:
     outcome = STRATEGIES.load(spec.strategy)().fit(job)
     version = _publish(job, outcome, repository)
     return TrainResult(version, job.run, snapshots["train"].rows, outcome.rows_seen, outcome.history)
+
+
+def _check_workers(spec: TrainSpec) -> None:
+    each, fewest = spec.worker_resources(), spec.fewest_workers
+    cluster.check_capacity(fewest, each, cluster.ceiling())
+    if not cluster.may_grow():
+        cluster.check_room(fewest, each, cluster.nodes())
 
 
 def _job(spec: TrainSpec, snapshots: dict[str, Snapshot], base: incremental.Base | None) -> TrainJob:
@@ -109,7 +116,7 @@ def _publish(job: TrainJob, outcome: Outcome, repository: Repository) -> Version
             ledger = job.ledger.record(job.snapshots["train"], outcome.visits_G)
             (staged / LEDGER_FILE).write_text(json.dumps(ledger.to_json()), encoding="utf-8")
         metrics = {
-            role: evaluate_files(model_files, job.spec.flavor, job.encoder, snapshot, job.spec.workers)
+            role: evaluate_files(model_files, job.spec.flavor, job.encoder, snapshot, job.spec.fewest_workers)
             for role, snapshot in job.snapshots.items()
             if role != "train"
         }

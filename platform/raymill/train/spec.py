@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,6 +12,8 @@ from raymill.evaluation import Task
 from raymill.features import Column
 from raymill.flavors import FLAVORS
 from raymill.train import STRATEGIES
+
+Count = Annotated[int, Field(ge=1)]
 
 
 class DataSpec(Spec):
@@ -57,7 +59,7 @@ class ReadSpec(Spec):
     batch_rows: int = Field(default=4096, ge=1)
     """Rows of a global batch, over all workers."""
     lanes: int | None = Field(default=None, ge=1)
-    """Virtual workers among which an epoch is dealt; default: `workers`. Keep it when you resize."""
+    """Virtual workers among which an epoch is dealt; default: the most `workers`. Keep it when you resize."""
     window: int = Field(default=4, ge=1)
     shuffle: bool = True
 
@@ -93,7 +95,10 @@ class TrainSpec(Spec):
     flavor: str = "torch"
     strategy: str = "ddp"
     task: Task = "binary"
-    workers: int = Field(default=1, ge=1)
+    workers: Count | tuple[Count, Count] = 1
+    """How many, or [fewest, most] of an elastic run, which grows and shrinks with the cluster."""
+    resize_seconds: float = Field(default=60.0, gt=0)
+    """How often an elastic run looks whether it can grow; each change costs the steps since a checkpoint."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
     gpu: bool = False
     """One GPU a worker, with NCCL; else CPUs, with gloo."""
@@ -111,6 +116,17 @@ class TrainSpec(Spec):
     """Hyper-parameters by flavor, so that one file serves several flavors."""
     publish: PublishSpec = PublishSpec()
 
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _some_workers(cls, workers: Any) -> Any:
+        bounds = workers if isinstance(workers, list | tuple) else [workers]
+        whole = all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds)
+        if len(bounds) not in (1, 2) or not whole or sorted(bounds) != list(bounds) or bounds[0] < 1:
+            raise ValueError(
+                "must be a number of at least 1, or [fewest, most] with 1 <= fewest <= most of an elastic run"
+            )
+        return workers
+
     @model_validator(mode="after")
     def _names_and_sections(self) -> TrainSpec:
         STRATEGIES.load(self.strategy)
@@ -125,12 +141,24 @@ class TrainSpec(Spec):
         return parse(FLAVORS.load(self.flavor).Config, self.flavors.get(self.flavor, {}))
 
     def loader_config(self) -> LoaderConfig:
-        """Return the loader's settings; lanes default to the number of workers."""
+        """Return the loader's settings; lanes default to the most workers there may be."""
         read = self.read
         return LoaderConfig(
             order=read.order, options=read.options, batch_rows=read.batch_rows,
-            lanes=read.lanes or self.workers, window=read.window, shuffle=read.shuffle, seed=self.seed,
+            lanes=read.lanes or self.most_workers, window=read.window, shuffle=read.shuffle, seed=self.seed,
         )  # fmt: skip
+
+    @property
+    def is_elastic(self) -> bool:
+        return not isinstance(self.workers, int)
+
+    @property
+    def fewest_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     def worker_resources(self) -> dict[str, float]:
         return {"CPU": self.cpus_per_worker} | ({"GPU": 1.0} if self.gpu else {})

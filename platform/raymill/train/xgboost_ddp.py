@@ -22,6 +22,7 @@ from xgboost_ray import train as xgboost_ray_train
 from xgboost_ray.data_sources import DataSource
 from xgboost_ray.session import get_actor_rank
 
+from raymill import cluster
 from raymill.data import Snapshot
 from raymill.data.decode import Decoder
 from raymill.errors import Unsupported
@@ -29,6 +30,7 @@ from raymill.features import Encoder
 from raymill.flavors.xgboost_flavor import XGBoostConfig, feature_types, matrix
 from raymill.progress import INTERVAL_S
 from raymill.train.base import Outcome, TrainJob
+from raymill.train.spec import TrainSpec
 
 LABEL = "__label__"
 DECODE_THREADS = 2
@@ -116,7 +118,7 @@ def fit(job: TrainJob) -> Outcome:
         verbose_eval=False,
         callbacks=[_ProgressCallback(config.rounds, snapshot.rows)],
         ray_params=RayParams(
-            num_actors=min(spec.workers, snapshot.groups),
+            num_actors=min(_actors(spec), snapshot.groups),
             cpus_per_actor=max(1, int(spec.cpus_per_worker)),
             gpus_per_actor=1 if spec.gpu else 0,
             max_actor_restarts=spec.max_failures,
@@ -129,6 +131,17 @@ def fit(job: TrainJob) -> Outcome:
     ]
     visits_G = snapshot.group_rows_G * config.rounds
     return Outcome(booster, rows_seen=snapshot.rows * config.rounds, history=history, visits_G=visits_G)
+
+
+def _actors(spec: TrainSpec) -> int:
+    """Return how many actors boost: of an elastic range as many as the cluster has room for now.
+
+    The number is then kept: an actor that is lost comes back, for its rows must be in every round.
+    """
+    if not spec.is_elastic:
+        return spec.most_workers
+    fits = cluster.room(spec.worker_resources(), cluster.nodes())
+    return min(max(fits, spec.fewest_workers), spec.most_workers)
 
 
 class _ProgressCallback(xgboost.callback.TrainingCallback):  # type: ignore[misc]

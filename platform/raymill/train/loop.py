@@ -1,0 +1,247 @@
+"""One worker's training: epochs of steps, exact validation, checkpoints. No framework and no Ray in it.
+
+The gradient of a step is that of the mean loss over the whole global batch, also where ranks hold
+unequal parts of it: collectives average over ranks, so each rank's summed loss is scaled by
+ranks / global rows. Rows seen and batches therefore do not depend on who computes them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from raymill.data import Batch, Loader, LoaderConfig, LoaderState
+from raymill.evaluation import evaluate
+from raymill.features import Features
+from raymill.progress import Progress
+from raymill.repo.manifest import LEDGER_FILE
+from raymill.train.base import TrainJob
+from raymill.train.pulse import Pulse
+
+EVALUATION_ROWS = 65_536  # rows of a global validation batch; no effect on the metrics
+STATE_FILE = "state.json"
+
+Write = Callable[[Path], None]
+"""Writes a checkpoint's files into a directory; may run later, in another thread."""
+
+
+class StepLearner(Protocol):
+    """What the loop needs of a model whose ranks meet in the framework's own collectives."""
+
+    def step(
+        self,
+        features: Features,
+        labels_N: np.ndarray,
+        weights_N: np.ndarray | None,
+        *,
+        scale: float,
+        key: tuple[int, ...],
+    ) -> float:
+        """Take one optimiser step together with all ranks; return the summed loss of these rows.
+
+        Args:
+            scale: Multiplies the summed loss before it is differentiated.
+            key: Seeds what is random in the step, such as dropout.
+        """
+        ...
+
+    def predict(self, features: Features) -> np.ndarray: ...
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None: ...
+
+    def freeze(self) -> Write:
+        """Return a writer of weights and optimiser as they are now, whatever is learned meanwhile."""
+        ...
+
+    def restore(self, directory: Path) -> None:
+        """Take over what `freeze` wrote."""
+        ...
+
+
+class Group(Protocol):
+    """The ranks that train one model."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def gather(self, mine: Any) -> list[Any]:
+        """Return what each rank brought, in rank order, on every rank."""
+        ...
+
+    def save(self, metrics: dict[str, float], write: Write, *, wait: bool) -> None:
+        """Store a checkpoint, whole or not at all; rank 0's `write` makes it. `wait`: until it is stored."""
+        ...
+
+    def must_leave(self) -> bool:
+        """Return whether this rank has been told that it will be ended soon."""
+        ...
+
+    def leave(self) -> None:
+        """Called once a checkpoint is stored on every rank after one was told to leave."""
+        ...
+
+
+class Alone:
+    """A group of one that stores nothing: what is restored and measured outside of a cluster."""
+
+    rank, size = 0, 1
+
+    def gather(self, mine: Any) -> list[Any]:
+        return [mine]
+
+    def save(self, metrics: dict[str, float], write: Write, *, wait: bool) -> None: ...
+
+    def must_leave(self) -> bool:
+        return False
+
+    def leave(self) -> None: ...
+
+
+class TrainingLoop:
+    """One rank's training state; all of it but the data position is equal on every rank."""
+
+    def __init__(self, job: TrainJob, learner: StepLearner, group: Group) -> None:
+        self.job, self.learner, self.group = job, learner, group
+        self.epochs: int = job.spec.flavor_config().epochs
+        self.loader = Loader(
+            job.snapshots["train"], job.encoder, job.spec.loader_config(),
+            rank=group.rank, world_size=group.size,
+        )  # fmt: skip
+        if job.start is not None:  # copies, for what comes through Ray cannot be written to
+            learner.load_weights({name: np.array(value) for name, value in job.start.items()})
+        self.epoch = self.step = self.rows_seen = 0
+        self.loss_sum = 0.0
+        self.history: list[dict[str, float]] = []
+        self._whole_G = np.zeros(self.loader.snapshot.groups, np.int64)
+
+    def run(self) -> None:
+        while self.epoch < self.epochs:
+            self._epoch()
+
+    def _epoch(self) -> None:
+        started = time.monotonic()
+        total, steps = self.loader.rows(self.epoch), self.loader.steps(self.epoch)
+        progress = self._progress(total)
+        every = self.job.spec.checkpoint.every_steps
+        pulse = Pulse(self.group.gather)
+        for batch in self.loader.epoch(self.epoch, from_step=self.step):
+            loss_sum = self._step(batch)
+            self.step = batch.step + 1
+            self.rows_seen += batch.global_rows
+            beat = pulse.step(batch.global_rows, loss_sum, self.group.must_leave)
+            if beat and progress:
+                progress.advance(beat.rows, loss=beat.loss)
+            leaving = beat is not None and beat.leaving
+            if leaving or (every and self.step % every == 0 and self.step < steps):
+                self._save({"step": float(self.step)}, wait=leaving)
+            if leaving:
+                self.group.leave()
+        entry = {"epoch": float(self.epoch + 1), "rows": float(total), "loss": self._mean_loss(total)}
+        entry |= self._validate() | {"seconds": time.monotonic() - started}
+        if progress:
+            progress.advance(pulse.rows)
+            progress.finish(**{k: v for k, v in entry.items() if k not in ("epoch", "rows", "seconds")})
+        self.history.append(entry)
+        self._whole_G += self.loader.visits(self.epoch, steps)
+        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+        self._save(entry)
+
+    def _progress(self, total: int) -> Progress | None:
+        done = min(self.step * self.loader.config.batch_rows, total)
+        label = f"epoch {self.epoch + 1}/{self.epochs}"
+        return Progress(label, total, done=done) if self.group.rank == 0 else None
+
+    def _step(self, batch: Batch) -> float:
+        """Take one optimiser step and return this rank's summed loss."""
+        key = (self.job.spec.seed, self.epoch, batch.step, self.group.rank)
+        scale = self.group.size / batch.global_rows
+        value = self.learner.step(
+            batch.features, batch.labels_N, self._weights_N(batch), scale=scale, key=key
+        )
+        self.loss_sum += value
+        return value
+
+    def _weights_N(self, batch: Batch) -> np.ndarray | None:
+        """Return what each row counts where the order drew rows unequally: its weight, one on average."""
+        if batch.weights_N is None:
+            return None
+        return batch.weights_N * np.float32(self.loader.weight_scale(self.epoch))
+
+    def _mean_loss(self, rows: int) -> float:
+        """Return the epoch's mean loss over the rows of all ranks."""
+        return float(sum(self.group.gather(self.loss_sum))) / rows
+
+    def _validate(self) -> dict[str, float]:
+        """Return the metrics over the whole validation set, equal on all ranks."""
+        rank, size = self.group.rank, self.group.size
+        config = LoaderConfig(batch_rows=EVALUATION_ROWS // size * size, lanes=size, window=1, shuffle=False)
+        loader = Loader(
+            self.job.snapshots["validation"], self.job.encoder, config, rank=rank, world_size=size
+        )
+        batches = list(loader.epoch(0))
+        mine = (
+            np.concatenate([self.learner.predict(batch.features) for batch in batches]),
+            np.concatenate([batch.labels_N for batch in batches]),
+        )
+        parts = self.group.gather(mine)
+        found = evaluate(
+            self.job.encoder.task,
+            np.concatenate([scores for scores, _ in parts]),
+            np.concatenate([labels for _, labels in parts]),
+        )
+        return {f"validation_{name}": value for name, value in found.items()}
+
+    def _save(self, metrics: dict[str, float], *, wait: bool = False) -> None:
+        """Store a checkpoint while training goes on, or before it does if `wait`."""
+        losses = self.group.gather(self.loss_sum)
+        self.group.save(metrics, self.freeze(losses), wait=wait)
+
+    def freeze(self, losses: list[float]) -> Write:
+        """Return a writer of the state as it is now: the learner's files, a few numbers, the ledger."""
+        if self.group.rank != 0:
+            return _nothing
+        write_learner = self.learner.freeze()
+        state = {
+            "loader": asdict(self.loader.state(self.epoch, self.step)),
+            "rows_seen": self.rows_seen,
+            "loss_sum": sum(losses),
+            "history": list(self.history),
+        }
+        visits_G, ledger = self.visits_G(), self.job.ledger
+
+        def write(directory: Path) -> None:
+            write_learner(directory)
+            (directory / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+            learned = ledger.record(self.loader.snapshot, visits_G)
+            (directory / LEDGER_FILE).write_text(json.dumps(learned.to_json()), encoding="utf-8")
+
+        return write
+
+    def visits_G(self) -> np.ndarray:
+        """Return int64: rows of each row group that all ranks have learned from so far."""
+        open_G = self.loader.visits(self.epoch, self.step) if self.step else 0
+        return self._whole_G + open_G
+
+    def load(self, directory: Path) -> None:
+        """Take over a checkpoint. Raises Conflict where it is of other data or loader settings."""
+        state = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
+        position = LoaderState(**state["loader"])
+        self.loader.check(position)
+        self.learner.restore(directory)
+        self.epoch, self.step = position.epoch, position.step
+        self.rows_seen, self.history = state["rows_seen"], state["history"]
+        self.loss_sum = state["loss_sum"] if self.group.rank == 0 else 0.0
+        for epoch in range(self.epoch):
+            self._whole_G += self.loader.visits(epoch, self.loader.steps(epoch))
+
+
+def _nothing(directory: Path) -> None: ...

@@ -1,0 +1,65 @@
+"""What ranks tell each other while they train, about once a second: how it goes, and who must leave.
+
+Ranks step together, so they agree on when to speak by counting steps: after each beat the number of
+steps to the next follows from the slowest rank's pace, which every rank has just heard.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+BEAT_S = 1.0
+GROWTH = 10  # a beat after one slow first step says little of the pace
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What all ranks did since the last beat, equal on every rank."""
+
+    rows: int
+    """Rows of the global batches."""
+    loss: float
+    """Mean loss of those rows."""
+    seconds: float
+    leaving: bool
+    """Whether some rank has been told to end."""
+
+
+class Pulse:
+    """Counts steps, and gathers every so many."""
+
+    def __init__(
+        self, gather: Callable[[Any], list[Any]], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._gather, self._clock = gather, clock
+        self._interval, self._steps, self._loss = 1, 0, 0.0
+        self._last = clock()
+        self.rows = 0
+        """Rows since the last beat."""
+
+    def step(self, global_rows: int, loss_sum: float, must_leave: Callable[[], bool]) -> Beat | None:
+        """Count one step; return a beat where it is due, on all ranks at the same step.
+
+        Args:
+            loss_sum: Summed loss of this rank's rows.
+            must_leave: Asked at a beat only, as often on every rank.
+        """
+        self._steps += 1
+        self.rows += global_rows
+        self._loss += loss_sum
+        if self._steps < self._interval:
+            return None
+        now = self._clock()
+        told = self._gather((self._loss, now - self._last, must_leave()))
+        seconds = max(took for _, took, _ in told)
+        beat = Beat(
+            rows=self.rows, loss=sum(loss for loss, _, _ in told) / max(self.rows, 1), seconds=seconds,
+            leaving=any(leaving for *_, leaving in told),
+        )  # fmt: skip
+        pace = int(self._steps * BEAT_S / max(seconds, 1e-6))
+        self._interval = min(max(pace, 1), self._steps * GROWTH)
+        self._steps, self.rows, self._loss, self._last = 0, 0, 0.0, now
+        return beat

@@ -1,0 +1,182 @@
+"""Running a training loop on Ray Train's workers: the rim where `TrainingLoop` meets Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from raymill.errors import RaymillError
+from raymill.storage import locate
+from raymill.train.base import TrainJob
+from raymill.train.checkpoint import store
+from raymill.train.loop import Group, TrainingLoop, Write
+
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # its default of 2 s delays every report
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # what the dashboard's train API answers from
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+}
+# After a node is lost the old number of workers is asked for until this is over; then fewer.
+ELASTIC_SETTINGS = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
+
+Work = Callable[[TrainJob, Group], TrainingLoop]
+"""Makes the loop of one worker; runs on the worker."""
+
+
+def run_workers(job: TrainJob, trainer: Any, work: Work, **settings: Any) -> Any:
+    """Run `work` on the spec's workers until it ends, through failures; return Ray Train's result.
+
+    Args:
+        trainer: A Ray Train trainer class; `settings` are its own arguments.
+
+    Raises:
+        RaymillError: the first that a worker raised on purpose.
+        WorkerGroupError: workers failed more often than the spec allows.
+    """
+    settings_of_ray = SETTINGS | (ELASTIC_SETTINGS if job.spec.is_elastic else {})
+    for name, value in settings_of_ray.items():
+        os.environ.setdefault(name, value)
+    from ray.train import (
+        CheckpointConfig,
+        FailureConfig,
+        LoggingConfig,
+        RunConfig,
+        ScalingConfig,
+        WorkerGroupError,
+    )
+
+    from raymill.train.signals import Signals
+
+    spec, runs = job.spec, locate(job.spec.runs)
+    runs.make_directory()
+    fitted = trainer(
+        _run,
+        train_loop_config={"job": job, "work": work},
+        scaling_config=ScalingConfig(
+            num_workers=spec.workers,
+            use_gpu=spec.gpu,
+            resources_per_worker=spec.worker_resources(),
+            elastic_resize_monitor_interval_s=spec.resize_seconds,
+        ),
+        run_config=RunConfig(
+            name=job.run,
+            storage_path=runs.path,
+            storage_filesystem=runs.filesystem,
+            failure_config=FailureConfig(max_failures=spec.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=spec.checkpoint.keep),
+            logging_config=LoggingConfig(log_level="WARNING"),
+            callbacks=[Signals()],
+        ),
+        **settings,
+    )
+    try:
+        return fitted.fit()
+    except WorkerGroupError as error:
+        raise _own(error) from error
+
+
+def _own(error: Any) -> Exception:
+    """Return the first error that Raymill raised on a worker, or Ray's where none did."""
+    failures = [getattr(failure, "_base_exc", failure) for failure in error.worker_failures.values()]
+    return next((failure for failure in failures if isinstance(failure, RaymillError)), error)
+
+
+def _run(config: dict[str, Any]) -> None:
+    """Run on every Ray Train worker."""
+    import ray.train
+    import ray.train.v2._internal.execution.context
+
+    # Silences a line a report and rank; Ray names this logger by its file, outside `LoggingConfig`.
+    logging.getLogger(ray.train.v2._internal.execution.context.__file__).setLevel(logging.WARNING)
+    group = RayGroup(config["job"])
+    loop = config["work"](config["job"], group)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as directory:
+            loop.load(Path(directory))
+        if group.rank == 0:
+            print(
+                f"resumed at epoch {loop.epoch}, step {loop.step}, with {group.size} workers: "
+                f"{loop.rows_seen:,} rows seen before",
+                flush=True,
+            )
+    loop.run()
+
+
+class RayGroup:
+    """The ranks of a Ray Train worker group; they meet in torch.distributed."""
+
+    def __init__(self, job: TrainJob) -> None:
+        import ray.train
+
+        context = ray.train.get_context()
+        self.rank, self.size = context.get_world_rank(), context.get_world_size()
+        self._run = locate(job.spec.runs) / job.run
+        self._stored = threading.Event()
+        self._stored.set()
+        self._drained: Any = None
+
+    def gather(self, mine: Any) -> list[Any]:
+        if self.size == 1:
+            return [mine]
+        import torch.distributed as dist
+
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, mine)
+        return parts
+
+    def save(self, metrics: dict[str, float], write: Write, *, wait: bool) -> None:
+        """Report to Ray Train; rank 0's checkpoint is written and stored by a thread of Ray's."""
+        import ray.train
+        from ray.train import Checkpoint, CheckpointUploadMode
+
+        mode = CheckpointUploadMode.SYNC if wait else CheckpointUploadMode.ASYNC
+        if self.rank != 0:
+            ray.train.report(metrics, checkpoint_upload_mode=mode)
+            return
+        self._stored.wait()  # at most one in flight, for each holds a copy of the weights
+        self._stored.clear()
+
+        def upload(placeholder: Checkpoint, name: str) -> Checkpoint:
+            try:
+                stored = store(self._run, name, write)
+            finally:
+                self._stored.set()
+            return Checkpoint(stored.path, stored.filesystem)
+
+        ray.train.report(
+            metrics,
+            checkpoint=Checkpoint(self._run.path, self._run.filesystem),
+            checkpoint_upload_mode=mode,
+            checkpoint_upload_fn=upload,
+            delete_local_checkpoint_after_upload=False,
+        )
+
+    def must_leave(self) -> bool:
+        """Whether this process got SIGTERM, or Ray drains a node of the group that it did not before."""
+        import ray.train
+
+        from raymill.train.signals import told_to_end
+
+        drained = ray.train.get_preemption_info()
+        news = drained is not None and drained != self._drained
+        self._drained = drained
+        return news or told_to_end.is_set()
+
+    def leave(self) -> None:
+        """End this process if it was told to. On a node that is drained go on until it is gone."""
+        from ray.train import CheckpointConsistencyMode, get_all_reported_checkpoints
+
+        from raymill.train.signals import end, told_to_end
+
+        get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
+        self.gather(None)  # nobody ends before every rank's report is in
+        if self.rank == 0:
+            print("a worker will be ended soon: checkpoint stored", flush=True)
+        if told_to_end.is_set():
+            end()

@@ -1,0 +1,183 @@
+"""The training loop without a framework: ranks are threads, and the model remembers the rows it saw."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raymill.config import parse
+from raymill.data import learn_encoder, take_snapshot
+from raymill.features import Features
+from raymill.fitting import FeaturePlan
+from raymill.flavors import FLAVORS
+from raymill.train.base import TrainJob
+from raymill.train.loop import Alone, TrainingLoop, Write
+from raymill.train.spec import TrainSpec
+
+ROWS, EPOCHS, BATCH = 610, 2, 60
+
+
+class Rows:
+    """Learns nothing and knows which rows it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def step(
+        self, features: Features, labels_N: Any, weights_N: Any, *, scale: float, key: tuple[int, ...]
+    ) -> float:
+        self.seen += np.rint(features.numeric_NF[:, 0]).astype(int).tolist()
+        return float(len(features))
+
+    def predict(self, features: Features) -> np.ndarray:
+        return features.numeric_NF[:, 0] / ROWS
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None: ...
+
+    def freeze(self) -> Write:
+        seen = list(self.seen)
+        return lambda directory: (directory / "seen.json").write_text(json.dumps(seen)) and None
+
+    def restore(self, directory: Path) -> None: ...
+
+
+class Left(Exception):
+    """This rank ended as it was told to."""
+
+
+class Threads:
+    """Ranks that are threads of this process; one may be told to leave at a step of its own."""
+
+    def __init__(self, rank: int, shared: dict[str, Any], leave_at: int | None) -> None:
+        self.rank, self.size = rank, shared["size"]
+        self._shared, self._leave_at, self._asked = shared, leave_at, 0
+
+    def gather(self, mine: Any) -> list[Any]:
+        self._shared["parts"][self.rank] = mine
+        self._shared["barrier"].wait(timeout=10)
+        parts = list(self._shared["parts"])
+        self._shared["barrier"].wait(timeout=10)
+        return parts
+
+    def save(self, metrics: dict[str, float], write: Write, *, wait: bool) -> None:
+        if self.rank == 0:
+            folder = self._shared["folder"] / f"{len(self._shared['saved']):03d}"
+            folder.mkdir()
+            write(folder)
+            self._shared["saved"].append((folder, wait))
+
+    def must_leave(self) -> bool:
+        self._asked += 1
+        return self._leave_at == self._asked
+
+    def leave(self) -> None:
+        raise Left
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainJob:
+    data = tmp_path / "data"
+    data.mkdir()
+    table = pa.table({"x": np.arange(float(ROWS)), "y": np.arange(ROWS) % 3 == 0})
+    pq.write_table(table, data / "part.parquet", row_group_size=50)
+    spec = parse(
+        TrainSpec,
+        {
+            "model": "m", "workers": 3, "seed": 5, "flavors": {"torch": {"epochs": EPOCHS}},
+            "data": {"train": str(data), "validation": str(data), "target": "y", "features": {"x": None}},
+            "read": {"batch_rows": BATCH, "lanes": 6},
+            "checkpoint": {"every_steps": 4},
+        },
+    )  # fmt: skip
+    snapshot = take_snapshot(str(data))
+    plan = FeaturePlan(spec.data.features, "y", "binary", snapshot.schema)
+    encoder = learn_encoder(plan, snapshot)
+    return TrainJob(
+        spec, "run", FLAVORS.load("torch")(), encoder, {"train": snapshot, "validation": snapshot}
+    )
+
+
+def run(
+    job: TrainJob, size: int, folder: Path, *, resume: Path | None = None, leave_at: int | None = None
+) -> tuple[list[TrainingLoop], list[tuple[Path, bool]]]:
+    """Run all ranks to their end, and return their loops and what was saved."""
+    folder.mkdir()
+    shared: dict[str, Any] = {
+        "size": size, "folder": folder, "saved": [],
+        "parts": [None] * size, "barrier": threading.Barrier(size),
+    }  # fmt: skip
+    loops = [
+        TrainingLoop(job, Rows(), Threads(rank, shared, leave_at if rank == size - 1 else None))
+        for rank in range(size)
+    ]
+    failures: list[BaseException] = []
+
+    def work(loop: TrainingLoop) -> None:
+        try:
+            if resume:
+                loop.load(resume)
+            loop.run()
+        except Left:
+            pass
+        except BaseException as error:
+            failures.append(error)
+            shared["barrier"].abort()
+
+    threads = [threading.Thread(target=work, args=(loop,)) for loop in loops]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not failures, failures
+    return loops, shared["saved"]
+
+
+def seen(loops: list[TrainingLoop]) -> Counter[int]:
+    return Counter(row for loop in loops for row in loop.learner.seen)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_every_row_is_learned_from_once_an_epoch(job: TrainJob, tmp_path: Path, size: int) -> None:
+    loops, saved = run(job, size, tmp_path / "run")
+    assert seen(loops) == dict.fromkeys(range(ROWS), EPOCHS)
+    assert {loop.rows_seen for loop in loops} == {ROWS * EPOCHS}
+    assert loops[0].visits_G().tolist() == [100] * 12 + [20]
+    assert len(saved) == EPOCHS * (11 // 4 + 1)
+    assert [entry["rows"] for entry in loops[0].history] == [ROWS] * EPOCHS
+    assert loops[0].history[0]["loss"] == pytest.approx(1.0)
+    assert all(loop.history[0]["validation_auc"] == loops[0].history[0]["validation_auc"] for loop in loops)
+
+
+@pytest.mark.parametrize("leave_at", [1, 2])  # at the first step of an epoch, and at its last
+@pytest.mark.parametrize("sizes", [(2, 3), (3, 1), (1, 2)])
+def test_a_rank_that_must_leave_is_waited_for_and_the_run_goes_on_with_others(
+    job: TrainJob, tmp_path: Path, sizes: tuple[int, int], leave_at: int
+) -> None:
+    before, saved = run(job, sizes[0], tmp_path / "before", leave_at=leave_at)
+    folder, waited = saved[-1]
+    assert waited, "training must not go on before the checkpoint is stored"
+    assert not any(was for _, was in saved[:-1])
+    after, _ = run(job, sizes[1], tmp_path / "after", resume=folder)
+    assert seen(before) + seen(after) == dict.fromkeys(range(ROWS), EPOCHS)
+    assert after[0].rows_seen == ROWS * EPOCHS
+    assert after[0].history[0]["loss"] == pytest.approx(1.0)
+    assert after[0].visits_G().tolist() == [100] * 12 + [20]
+
+
+def test_a_checkpoint_is_of_the_moment_it_was_frozen_at(job: TrainJob, tmp_path: Path) -> None:
+    loop = TrainingLoop(job, Rows(), Alone())
+    write = loop.freeze([1.5])
+    loop.run()
+    write(tmp_path)
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert (state["rows_seen"], state["loss_sum"], state["history"]) == (0, 1.5, [])
+    assert json.loads((tmp_path / "seen.json").read_text()) == []
