@@ -62,6 +62,20 @@ def _apply(document: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise SpecError(f"--set takes key=value, got {override!r}; example: --set workers=4")
+    try:
+        put(document, key, yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {key}: {text!r} is not a YAML value") from error
+    except SpecError as error:
+        raise SpecError(f"--set {error}") from error
+
+
+def put(document: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value at a dotted key, making sections on the way; one that is null counts as empty.
+
+    Raises:
+        SpecError: a part of the key before its last is a value and no section.
+    """
     node = document
     *parents, leaf = key.split(".")
     for depth, parent in enumerate(parents, 1):
@@ -69,12 +83,9 @@ def _apply(document: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[parent] = {}
         if not isinstance(child, dict):
-            raise SpecError(f"--set {key}: {'.'.join(parents[:depth])!r} is a value, not a section")
+            raise SpecError(f"{key}: {'.'.join(parents[:depth])!r} is a value, not a section")
         node = child
-    try:
-        node[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {key}: {text!r} is not a YAML value") from error
+    node[leaf] = value
 
 
 def _explain(spec: type[BaseModel], problem: Any) -> str:

@@ -16,6 +16,13 @@ Task = Literal["binary", "multiclass", "regression"]
 
 HIGHER_IS_BETTER = {"auc": True, "accuracy": True, "log_loss": False, "rmse": False, "mae": False}
 
+METRICS: dict[Task, tuple[str, ...]] = {
+    "binary": ("auc", "accuracy", "log_loss"),
+    "multiclass": ("accuracy", "log_loss"),
+    "regression": ("rmse", "mae"),
+}
+"""What `evaluate` returns, by task."""
+
 # N = rows, K = classes, U = unique scores
 
 

@@ -37,9 +37,14 @@ LEVEL = {area: level for level, areas in LEVELS.items() for area in areas}
 
 RAY = ("ray", "xgboost_ray")
 HEAVY = (*RAY, "torch", "tensorflow", "xgboost", "keras")
-RIM = {"raymill.serving.deployment", "raymill.train.signals", "raymill.train.xgboost_ddp"}
+RIM = {
+    "raymill.serving.deployment", "raymill.train.signals", "raymill.train.tune_report",
+    "raymill.train.xgboost_ddp",
+}  # fmt: skip
 """Modules that import Ray when they are imported; each is reached by name only, when work starts."""
-FRAMEWORK = RIM | {"raymill.flavors.torch_learner", "raymill.flavors.torch_mlp"}
+FRAMEWORK = RIM | {
+    "raymill.flavors.torch_learner", "raymill.flavors.torch_mlp", "raymill.train.xgboost_local",
+}  # fmt: skip
 """Modules that import a heavy library when they are imported."""
 
 FILE_LINES, FUNCTION_LINES, JOB_LINES = 400, 80, 60

@@ -63,6 +63,8 @@ class Flavor(ABC):
     """Hyper-parameters; the section of the train spec that carries the flavor's name."""
     collective: ClassVar[str]
     """"module:function" that trains data-parallel with this framework's own collectives."""
+    local: ClassVar[str | None] = None
+    """"module:function" that trains in the calling process; None where the framework has no such trainer."""
     packages: ClassVar[tuple[str, ...]]
     """Distributions whose versions belong into the lineage."""
     tolerance: ClassVar[float] = 1e-5

@@ -39,6 +39,7 @@ class TorchFlavor(Flavor):
     name = "torch"
     Config = TorchConfig
     collective = "raymill.train.torch_ddp:fit"
+    local = "raymill.train.torch_local:fit"
     packages = ("torch",)
 
     def save(self, model: Any, directory: Path) -> None:

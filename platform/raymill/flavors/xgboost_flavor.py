@@ -56,6 +56,7 @@ class XGBoostFlavor(Flavor):
     name = "xgboost"
     Config = XGBoostConfig
     collective = "raymill.train.xgboost_ddp:fit"
+    local = "raymill.train.xgboost_local:fit"
     packages = ("xgboost", "xgboost-ray")
 
     def save(self, model: Any, directory: Path) -> None:

@@ -42,6 +42,8 @@ class Lineage(Spec):
     """Dataset role to the path or URI that was read."""
     spec: dict[str, Any]
     """The whole train spec, defaults included."""
+    study: str | None = None
+    """Study and trial that found the hyper-parameters, as "study/trial"; null where none did."""
     seed: int
     code: Code
     packages: dict[str, str]

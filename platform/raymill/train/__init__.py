@@ -7,6 +7,8 @@ from raymill.registry import Registry
 if TYPE_CHECKING:
     from raymill.train.base import Strategy
 
-STRATEGIES: "Registry[type[Strategy]]" = Registry("strategy", {"ddp": "raymill.train.ddp:DataParallel"})
+STRATEGIES: "Registry[type[Strategy]]" = Registry(
+    "strategy", {"ddp": "raymill.train.ddp:DataParallel", "local": "raymill.train.local:Local"}
+)
 
 __all__ = ["STRATEGIES"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,19 @@ from raymill.data import Ledger, Snapshot
 from raymill.features import Encoder
 from raymill.flavors import Flavor
 from raymill.train.spec import TrainSpec
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a run does differently inside a study."""
+
+    report: Callable[[dict[str, float], Callable[[Path], None]], None]
+    """Called by strategy `local` with each measurement and a writer of the state that was measured; may
+    end the run by raising. Workers on Ray report to Tune themselves."""
+    every_rounds: int = 1
+    """Boosting rounds between measurements; epochs are measured each."""
+    resume: Path | None = None
+    """A directory that such a writer wrote: where to go on from, with strategy `local`."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,8 @@ class TrainJob:
     """What the version that this run starts from has learned from; empty for a run from scratch."""
     start: Mapping[str, np.ndarray] | None = None
     """Learned arrays to start from, in the names of `Learner.weights`; None for a run from scratch."""
+    trial: Trial | None = None
+    """Set where this run is a trial of a study, which hears of every measurement."""
 
 
 @dataclass(frozen=True)

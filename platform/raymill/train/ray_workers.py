@@ -70,7 +70,7 @@ def run_workers(job: TrainJob, trainer: Any, work: Work, **settings: Any) -> Any
             failure_config=FailureConfig(max_failures=spec.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=spec.checkpoint.keep),
             logging_config=LoggingConfig(log_level="WARNING"),
-            callbacks=[Signals()],
+            callbacks=[Signals(), *_reports(job)],
         ),
         **settings,
     )
@@ -78,6 +78,15 @@ def run_workers(job: TrainJob, trainer: Any, work: Work, **settings: Any) -> Any
         return fitted.fit()
     except WorkerGroupError as error:
         raise _own(error) from error
+
+
+def _reports(job: TrainJob) -> list[Any]:
+    """Return what tells Tune of a trial's epochs; nothing where the run is no trial."""
+    if job.trial is None:
+        return []
+    from raymill.train.tune_report import EpochReports
+
+    return [EpochReports()]
 
 
 def _own(error: Any) -> Exception:

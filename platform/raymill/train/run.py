@@ -65,7 +65,27 @@ def train(spec: TrainSpec) -> TrainResult:
             target, repository, resources.
     """
     repository = Repository(spec.publish.repository)
-    repository.root.check_writable()
+    snapshots = check(spec)
+    base = None
+    if spec.read.order == incremental.INCREMENTAL:
+        base = incremental.find_base(spec, repository)
+        snapshots["train"] = incremental.mark(spec, snapshots["train"], base)
+        if base and incremental.is_nothing_new(snapshots["train"]):
+            print(f"nothing new to learn: {spec.model} stays at version {base.version.number}", flush=True)
+            return TrainResult(base.version, base.version.manifest.lineage.run, 0, 0, [], published=False)
+    job = make_job(spec, snapshots, base)
+    outcome = STRATEGIES.load(spec.strategy)().fit(job)
+    version = _publish(job, outcome, repository)
+    return TrainResult(version, job.run, snapshots["train"].rows, outcome.rows_seen, outcome.history)
+
+
+def check(spec: TrainSpec) -> dict[str, Snapshot]:
+    """Return the spec's datasets by role, having refused what can be refused before any work.
+
+    Raises:
+        RaymillError: datasets, columns, target, repository or resources that cannot be had.
+    """
+    Repository(spec.publish.repository).root.check_writable()
     locate(spec.runs).check_writable()
     _check_workers(spec)
     snapshots = {role: take_snapshot(path) for role, path in spec.data.roles().items()}
@@ -75,18 +95,7 @@ def train(spec: TrainSpec) -> TrainResult:
             f"{role}: {snapshot.rows:,} rows in {snapshot.groups} row groups, snapshot {snapshot.id}",
             flush=True,
         )
-    snapshots["train"] = incremental.readable(spec, snapshots["train"])
-    base = None
-    if spec.read.order == incremental.INCREMENTAL:
-        base = incremental.find_base(spec, repository)
-        snapshots["train"] = incremental.mark(spec, snapshots["train"], base)
-        if base and incremental.is_nothing_new(snapshots["train"]):
-            print(f"nothing new to learn: {spec.model} stays at version {base.version.number}", flush=True)
-            return TrainResult(base.version, base.version.manifest.lineage.run, 0, 0, [], published=False)
-    job = _job(spec, snapshots, base)
-    outcome = STRATEGIES.load(spec.strategy)().fit(job)
-    version = _publish(job, outcome, repository)
-    return TrainResult(version, job.run, snapshots["train"].rows, outcome.rows_seen, outcome.history)
+    return snapshots | {"train": incremental.readable(spec, snapshots["train"])}
 
 
 def _check_workers(spec: TrainSpec) -> None:
@@ -96,7 +105,9 @@ def _check_workers(spec: TrainSpec) -> None:
         cluster.check_room(fewest, each, cluster.nodes())
 
 
-def _job(spec: TrainSpec, snapshots: dict[str, Snapshot], base: incremental.Base | None) -> TrainJob:
+def make_job(
+    spec: TrainSpec, snapshots: dict[str, Snapshot], base: incremental.Base | None = None
+) -> TrainJob:
     """Return the run, continuing from `base` with its encoder and weights if there is one."""
     flavor, run = FLAVORS.load(spec.flavor)(), spec.run or _new_run(spec)
     if base:
@@ -162,6 +173,7 @@ def _manifest(job: TrainJob, metrics: Mapping[str, dict[str, float]]) -> Manifes
         snapshots={role: snapshot.id for role, snapshot in job.snapshots.items()},
         data={role: snapshot.root.uri for role, snapshot in job.snapshots.items()},
         spec=spec.model_dump(mode="json"),
+        study=spec.study,
         seed=spec.seed,
         code=Code(sha256=code_identity.source_hash(), commit=code_identity.commit()),
         packages=code_identity.package_versions(job.flavor.packages),

@@ -109,6 +109,8 @@ class TrainSpec(Spec):
     """Name of the run; giving the name of an unfinished run resumes it. Default: a new name."""
     runs: str = "runs"
     """Where checkpoints and run records go."""
+    study: str | None = None
+    """Study and trial that found the hyper-parameters, as "study/trial"; kept in the version's lineage."""
     data: DataSpec
     read: ReadSpec = ReadSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()

@@ -1,0 +1,90 @@
+"""What training in one process must do, for every flavor that has it: exact metrics, reports, going on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from recipes import TASKS, table
+
+from raymill.config import parse
+from raymill.data import learn_encoder, take_snapshot
+from raymill.errors import Unsupported
+from raymill.evaluation import METRICS, evaluate
+from raymill.fitting import FeaturePlan
+from raymill.flavors import FLAVORS
+from raymill.train.base import TrainJob, Trial
+from raymill.train.local import Local
+from raymill.train.spec import TrainSpec
+
+FEATURES = {"x": {"nulls": "mean"}, "z": {}, "word": {"nulls": "unknown"}, "code": {"kind": "categorical"}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "torch": {"hidden": [8], "epochs": 3, "learning_rate": 0.01},
+    "xgboost": {"rounds": 6, "max_depth": 3},
+}
+LOCAL = [flavor for flavor in FLAVORS if FLAVORS.load(flavor).local]
+
+
+@pytest.fixture(params=[(flavor, task) for flavor in LOCAL for task in TASKS], ids="-".join)
+def job(request: pytest.FixtureRequest, tmp_path: Path) -> TrainJob:
+    flavor, task = request.param
+    for role, seed in (("train", 0), ("validation", 1)):
+        (tmp_path / role).mkdir()
+        pq.write_table(table(seed), tmp_path / role / "part-0.parquet", row_group_size=100)
+    document = {
+        "model": "local", "flavor": flavor, "task": task, "strategy": "local", "seed": 3,
+        "data": {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation"),
+                 "target": task, "features": FEATURES},
+        "read": {"batch_rows": 64}, "flavors": {flavor: SETTINGS[flavor]},
+    }  # fmt: skip
+    spec = parse(TrainSpec, document)
+    snapshots = {role: take_snapshot(path) for role, path in spec.data.roles().items()}
+    plan = FeaturePlan(spec.data.features, task, task, snapshots["train"].schema)
+    encoder = learn_encoder(plan, snapshots["train"])
+    return TrainJob(spec, "run", FLAVORS.load(flavor)(), encoder, snapshots)
+
+
+def predictions(job: TrainJob, model: Any, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    folder.mkdir()
+    job.flavor.save(model, folder)
+    rows = table(1)
+    scores = job.flavor.load(folder, job.encoder).predict(job.encoder.encode_table(rows))
+    return scores, job.encoder.encode_labels(rows.column(job.encoder.target))
+
+
+def test_the_last_measurement_is_that_of_the_model_over_all_rows(job: TrainJob, tmp_path: Path) -> None:
+    outcome = Local().fit(job)
+    found = evaluate(job.encoder.task, *predictions(job, outcome.model, tmp_path / "model"))
+    for name in METRICS[job.encoder.task]:
+        assert outcome.history[-1][f"validation_{name}"] == pytest.approx(found[name], abs=1e-5)
+    assert outcome.rows_seen == int(outcome.visits_G.sum()) > 0
+
+
+def test_a_trial_hears_of_every_measurement_and_can_go_on_from_one(job: TrainJob, tmp_path: Path) -> None:
+    told: list[dict[str, float]] = []
+    saved: list[Path] = []
+
+    def report(metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+        told.append(metrics)
+        saved.append(tmp_path / f"state-{len(told)}")
+        saved[-1].mkdir()
+        write(saved[-1])
+
+    whole = Local().fit(replace(job, trial=Trial(report, every_rounds=2)))
+    assert told == whole.history
+    assert len(told) == 3
+    rest = Local().fit(replace(job, trial=Trial(lambda *told: None, every_rounds=2, resume=saved[0])))
+    scores = [
+        predictions(job, run.model, tmp_path / name)[0] for run, name in ((rest, "rest"), (whole, "whole"))
+    ]
+    np.testing.assert_allclose(*scores, atol=1e-6)
+
+
+def test_several_workers_are_refused(job: TrainJob) -> None:
+    with pytest.raises(Unsupported, match="got workers=2; use workers=1, or strategy ddp"):
+        Local().fit(replace(job, spec=job.spec.model_copy(update={"workers": 2})))
