@@ -58,7 +58,7 @@ def measure(flavor: str, table: pa.Table, encoder: Encoder, root: Path, rows: in
     result = compare(
         {
             "bare predict": lambda: calls_per_second(lambda: predictor.predict(features)),
-            "plane": lambda: calls_per_second(lambda: plane.infer(flavor, columns)),
+            "plane": lambda: calls_per_second(lambda: loop.run_until_complete(plane.infer(flavor, columns))),
             "HTTP application": lambda: calls_per_second(
                 lambda: loop.run_until_complete(ask(app, flavor, body))
             ),
@@ -82,7 +82,8 @@ async def ask(app: HttpApp, model: str, body: bytes) -> None:
     async def send(message: Any) -> None:
         assert message.get("status", 200) == 200
 
-    await app({"type": "http", "method": "POST", "path": f"/v1/models/{model}:predict"}, receive, send)
+    path = f"/v1/models/{model}:predict"
+    await app({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send)
 
 
 def sample() -> pa.Table:

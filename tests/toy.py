@@ -10,6 +10,7 @@ import numpy as np
 
 from raymill.config import Spec
 from raymill.errors import Corrupt
+from raymill.evaluation import Task
 from raymill.features import Encoder, Features, FittedColumn
 from raymill.flavors import Flavor, Predictor
 from raymill.repo import Lineage, Manifest, Repository, Version
@@ -26,7 +27,7 @@ class ToyConfig(Spec):
 
 
 class ToyFlavor(Flavor):
-    """score = weight * x, a null counting 10, plus the code of w."""
+    """score = weight * x, a null counting 10, plus the code of w; for classes what follows from it."""
 
     name = "toy"
     Config = ToyConfig
@@ -39,47 +40,69 @@ class ToyFlavor(Flavor):
 
     def load(self, directory: Path, encoder: Encoder) -> Predictor:
         try:
-            return ToyPredictor(json.loads((directory / MODEL_FILE).read_text())["weight"])
+            weight = json.loads((directory / MODEL_FILE).read_text())["weight"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Corrupt(f"{directory / MODEL_FILE} is no toy: {error}") from error
+        return ToyPredictor(weight, encoder)
 
 
 class ToyPredictor:
-    def __init__(self, weight: float) -> None:
-        self._weight = weight
+    """All numbers count as x does, and all codes as w's."""
+
+    def __init__(self, weight: float, encoder: Encoder) -> None:
+        self._weight, self._encoder = weight, encoder
 
     def predict(self, features: Features) -> np.ndarray:
-        x_N = np.nan_to_num(features.numeric_NF[:, 0], nan=10.0)
-        return np.asarray(self._weight * x_N + features.codes_NC[:, 0], np.float32)
+        x_N = np.nan_to_num(features.numeric_NF, nan=10.0).sum(axis=1)
+        score_N = np.asarray(self._weight * x_N + features.codes_NC.sum(axis=1), np.float32)
+        if self._encoder.task == "binary":
+            return 1 / (1 + np.exp(-score_N))
+        if self._encoder.task == "multiclass":
+            far_NK = np.abs(score_N[:, None] - np.arange(len(self._encoder.classes), dtype=np.float32))
+            return np.exp(-far_NK) / np.exp(-far_NK).sum(axis=1, keepdims=True)
+        return score_N
 
 
-def encoder() -> Encoder:
+def encoder(task: Task = "regression") -> Encoder:
     x = FittedColumn(name="x", kind="numeric", dtype="float32", nulls="mean", null_count=1)
     w = FittedColumn(
         name="w", kind="categorical", dtype="string", nulls="unknown", null_count=1, vocabulary=("a", "b")
     )
-    return Encoder(columns=(x, w), target="y", task="regression")
+    classes = ("low", "mid", "high") if task == "multiclass" else ()
+    return Encoder(columns=(x, w), target="y", task=task, classes=classes)
 
 
-def manifest(model: str, weight: float = 2.0) -> Manifest:
+def vector_encoder() -> Encoder:
+    """One input, a vector of three numbers."""
+    x = FittedColumn(name="x", kind="numeric", dtype="float32", width=3, nulls="error", null_count=0)
+    return Encoder(columns=(x,), target="y", task="regression")
+
+
+VECTORS: dict[str, list[Any]] = {"x": [[1.0, 2.0, 3.0], [0.5, 0.0, 0.0]]}
+
+
+def manifest(model: str, weight: float = 2.0, fitted: Encoder | None = None) -> Manifest:
+    fitted = fitted or encoder()
     lineage = Lineage(
         run="run-1", snapshots={"train": "abc"}, data={"train": "/data"}, spec={}, seed=1,
         code=Code(sha256="0", commit=None), packages={},
     )  # fmt: skip
     return Manifest(
-        model=model, flavor=FLAVOR, task="regression", created="2026-11-22T00:00:00+00:00",
-        signature=encoder().signature(), metrics={"test": {"rmse": weight}}, lineage=lineage, files=(),
+        model=model, flavor=FLAVOR, task=fitted.task, created="2026-11-22T00:00:00+00:00",
+        signature=fitted.signature(), metrics={"test": {"rmse": weight}}, lineage=lineage, files=(),
     )  # fmt: skip
 
 
-def stage(folder: Path, weight: float = 2.0) -> Path:
+def stage(
+    folder: Path, weight: float = 2.0, fitted: Encoder | None = None, rows: dict[str, list[Any]] = ROWS
+) -> Path:
     """Write all files of a version but its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
-    flavor, fitted = ToyFlavor(), encoder()
+    flavor, fitted = ToyFlavor(), fitted or encoder()
     flavor.save(weight, folder)
     (folder / ENCODER_FILE).write_text(fitted.model_dump_json())
-    scores = flavor.load(folder, fitted).predict(fitted.encode_columns(ROWS))
-    golden = Golden(inputs=ROWS, scores=scores.tolist(), tolerance=flavor.tolerance)
+    scores = flavor.load(folder, fitted).predict(fitted.encode_columns(rows))
+    golden = Golden(inputs=rows, scores=scores.tolist(), tolerance=flavor.tolerance)
     (folder / GOLDEN_FILE).write_text(golden.model_dump_json())
     return folder
 
@@ -90,3 +113,18 @@ def prove(folder: Path) -> None:
 
 def publish(repository: Repository, folder: Path, model: str = "toy", weight: float = 2.0) -> Version:
     return repository.publish(model, stage(folder, weight), manifest(model, weight), prove)
+
+
+def publish_kinds(repository: Repository, folder: Path) -> list[str]:
+    """Publish one model of every kind, label each `stable`, and return their names."""
+    kinds = {
+        "toy": (encoder(), ROWS),
+        "chance": (encoder("binary"), ROWS),
+        "kinds": (encoder("multiclass"), ROWS),
+        "vector": (vector_encoder(), VECTORS),
+    }
+    for model, (fitted, rows) in kinds.items():
+        staged = stage(folder / model, fitted=fitted, rows=rows)
+        repository.publish(model, staged, manifest(model, fitted=fitted), lambda _: None)
+        repository.label(model, "stable", 1)
+    return list(kinds)

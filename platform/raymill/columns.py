@@ -77,6 +77,11 @@ class FittedColumn(Spec):
         return int(limits.min), int(limits.max)
 
     @cached_property
+    def types(self) -> tuple[type, ...]:
+        """Return Python's types of a number that a request may give."""
+        return (bool,) if self.dtype == "bool" else (int, float) if "float" in self.dtype else (int,)
+
+    @cached_property
     def arrow_vocabulary(self) -> pa.Array:
         return pa.array(self.vocabulary, pa.string() if self.dtype == "string" else pa.int64())
 

@@ -1,8 +1,14 @@
-"""Plain values of a request to numbers and codes; every value is checked, for nobody else has."""
+"""Values of a request to numbers and codes; every value is checked, for nobody else has.
+
+A column comes as a sequence of Python values, None for null, or as a numpy array, whose values have
+one type already and are checked together. In an array of floats NaN is null; in a sequence, where
+None can say so, it is an error.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,29 +18,33 @@ from raymill.errors import InvalidInput
 
 # N = rows, W = width of a vector
 
+Values = Sequence[Any] | np.ndarray
 
-def numbers(column: FittedColumn, values: Sequence[Any] | np.ndarray) -> np.ndarray:
+
+def numbers(column: FittedColumn, values: Values) -> np.ndarray | list[float]:
+    """Return numbers [N] of any dtype; those of a float array may be infinite or NaN: see `settle`."""
     origin = column.origin_us
-    if isinstance(values, np.ndarray):
-        values = values.tolist()  # numbers of the machine's to Python's, to be checked like any other
+    if isinstance(values, np.ndarray) and values.ndim == 1 and _fits(column, values.dtype):
+        return values if origin is None else (values - origin) * 1e-6
     fill = column.fill if column.nullable else None
-    low, high = column.bounds
-    allowed = (bool,) if column.dtype == "bool" else (int, float) if "float" in column.dtype else (int,)
-    out = np.empty(len(values), np.float32)
-    for row, value in enumerate(values):
-        if type(value) in allowed and low <= value <= high:  # NaN is in no range
-            out[row] = value if origin is None else (value - origin) * 1e-6
+    (low, high), types = column.bounds, column.types
+    out = []
+    for row, value in enumerate(_listed(values)):
+        if type(value) in types and low <= value <= high:  # NaN is in no range
+            out.append(value if origin is None else (value - origin) * 1e-6)
         elif value is None and fill is not None:
-            out[row] = fill
+            out.append(fill)
         else:
             raise InvalidInput(_wrong_value(column, value, row))
     return out
 
 
-def vectors(column: FittedColumn, values: Sequence[Any]) -> np.ndarray:
-    """Return float32 [N, W] of vectors, each a sequence of `column.width` numbers or null."""
+def vectors(column: FittedColumn, values: Values) -> np.ndarray:
+    """Return [N, W] of vectors, each a sequence of `column.width` numbers or null; see `settle`."""
+    if isinstance(values, np.ndarray) and values.shape[1:] == (column.width,) and _fits(column, values.dtype):
+        return values
     out = np.empty((len(values), column.width), np.float32)
-    for row, value in enumerate(values):
+    for row, value in enumerate(_listed(values)):
         if value is None and column.nullable:
             out[row] = column.fill
         elif isinstance(value, list | tuple | np.ndarray) and len(value) == column.width:
@@ -46,17 +56,37 @@ def vectors(column: FittedColumn, values: Sequence[Any]) -> np.ndarray:
     return out
 
 
-def codes(column: FittedColumn, values: Sequence[Any]) -> list[int]:
-    codes, allowed = (
-        column.codes,
-        str if column.dtype == "string" else bool if column.dtype == "bool" else int,
-    )
+def settle(column: FittedColumn, placed_NW: np.ndarray, values: Values) -> None:
+    """Fill the nulls of a float array where they were placed, and refuse what float32 cannot hold.
+
+    Apart from `numbers`, because for all columns together it is enough to look once whether anything
+    is not finite; numpy's fixed cost for each column would be most of a request's.
+
+    Raises:
+        InvalidInput: NaN without a null policy, or a number beyond the column's range.
+    """
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+        return
+    low, high = column.bounds
+    null = np.isnan(values)
+    bad = ~((values >= low) & (values <= high)) & ~(null & column.nullable)
+    if bad.any():
+        row = int(np.argwhere(bad)[0][0])
+        raise InvalidInput(_wrong_value(column, values[bad][0].item(), row))
+    placed_NW[null.reshape(placed_NW.shape)] = column.fill
+
+
+def codes(column: FittedColumn, values: Values) -> list[int]:
+    """Return the codes [N] of a categorical column's values."""
+    known, listed = column.codes, _listed(values)
+    if column.dtype == "string":
+        with suppress(TypeError, KeyError):  # for a null, an unseen category, or what is no text
+            return list(map(known.__getitem__, listed))  # nothing but text equals text
+    allowed = str if column.dtype == "string" else int
     out = []
-    for row, value in enumerate(values):
-        if isinstance(value, np.generic):
-            value = value.item()
+    for row, value in enumerate(listed):
         if type(value) is allowed:
-            out.append(codes.get(value, UNKNOWN_CODE))
+            out.append(known.get(value, UNKNOWN_CODE))
         elif value is None and column.nullable:
             out.append(UNKNOWN_CODE)
         else:
@@ -64,12 +94,28 @@ def codes(column: FittedColumn, values: Sequence[Any]) -> list[int]:
     return out
 
 
+def _fits(column: FittedColumn, dtype: np.dtype) -> bool:
+    """Whether every number of `dtype` may be one of the column's, but for the ends of float ranges."""
+    if dtype == column.dtype:
+        return True
+    if column.dtype in ("float32", "float64"):
+        return dtype.kind in "iuf"
+    return column.dtype != "bool" and dtype.kind in "iu" and bool(np.can_cast(dtype, column.dtype))
+
+
+def _listed(values: Values) -> Sequence[Any]:
+    """Return Python's values for numpy's, to be checked like any other."""
+    if isinstance(values, np.ndarray):
+        return values.tolist()  # type: ignore[no-any-return]
+    return values
+
+
 def _wrong_value(column: FittedColumn, value: Any, row: int) -> str:
     if value is None:
         return f"input {column.name!r}, row {row}: null, but this input has no null policy"
     if column.kind == "numeric" and isinstance(value, int | float) and not isinstance(value, bool):
         low, high = column.bounds
-        if value != value or not low <= value <= high:
+        if not low <= value <= high:
             return f"input {column.name!r}, row {row}: {value!r:.60} is outside the range of {column.dtype}"
     return (
         f"input {column.name!r}, row {row}: expected {column.dtype}, got {type(value).__name__} {value!r:.60}"

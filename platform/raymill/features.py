@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -204,29 +203,47 @@ class Encoder(Spec):
             raise DataError(f"target {self.target!r} has classes that training never saw: {unseen}")
         return np.array(index.to_numpy(zero_copy_only=False), np.int64)
 
-    def encode_columns(self, columns: Mapping[str, Sequence[Any]]) -> Features:
-        """Return the encoded rows of plain columns, one sequence a column, None for null.
+    def encode_columns(self, columns: Mapping[str, encode_plain.Values]) -> Features:
+        """Return the encoded rows of plain columns: sequences, None for null, or numpy arrays.
+
+        An array has shape [rows], or [rows, width] for a vector, and holds numbers, or text as
+        objects; NaN in an array of floats is null.
 
         Raises:
             InvalidInput: a missing or unknown column, unequal lengths, a value of the wrong type, or
                 a null without a policy; the message names the column and the row.
         """
-        lengths = {len(columns[name]) for name in columns}
-        if columns.keys() != set(self.names):
+        if columns.keys() != self._places.keys():
             raise InvalidInput(_column_mismatch(columns, self.names))
+        lengths = set(map(len, columns.values()))
         if len(lengths) > 1:
             sizes = {name: len(values) for name, values in columns.items()}
             raise InvalidInput(f"all columns need the same number of rows, got {sizes}")
-        rows = lengths.pop() if lengths else 0
-        features = self.empty(rows)
+        features = self.empty(lengths.pop() if lengths else 0)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is settled
+            self._place(columns, features)
+        if not np.isfinite(features.numeric_NF).all():
+            for name, (column, j) in self._places.items():
+                if column.kind == "numeric":
+                    placed_NW = features.numeric_NF[:, j : j + column.width]
+                    encode_plain.settle(column, placed_NW, columns[name])
+        return features
+
+    def _place(self, columns: Mapping[str, encode_plain.Values], out: Features) -> None:
+        alone: list[float] = []  # the numbers of a lone row: one assignment costs as much as for a column
         for name, (column, j) in self._places.items():
             if column.kind == "categorical":
-                features.codes_NC[:, j] = encode_plain.codes(column, columns[name])
-            elif column.width == 1:
-                features.numeric_NF[:, j] = encode_plain.numbers(column, columns[name])
+                out.codes_NC[:, j] = encode_plain.codes(column, columns[name])
+            elif column.width > 1:
+                vectors_NW = encode_plain.vectors(column, columns[name])
+                out.numeric_NF[:, j : j + column.width] = vectors_NW
+                alone.extend(vectors_NW[0] if len(out) == 1 else ())
+            elif len(out) == 1:
+                alone.extend(encode_plain.numbers(column, columns[name]))
             else:
-                features.numeric_NF[:, j : j + column.width] = encode_plain.vectors(column, columns[name])
-        return features
+                out.numeric_NF[:, j] = encode_plain.numbers(column, columns[name])
+        if alone:
+            out.numeric_NF[0] = alone
 
 
 def _column_mismatch(given: Iterable[str], expected: Sequence[str]) -> str:

@@ -48,9 +48,8 @@ DIALECTS = {
 def app(tmp_path_factory: pytest.TempPathFactory) -> HttpApp:
     root = tmp_path_factory.mktemp("served")
     repository = Repository(str(root / "models"))
-    toy.publish(repository, root / "one")
-    repository.label("toy", "stable", 1)
-    plane = Plane(repository, {"toy": ModelSpec()})
+    models = toy.publish_kinds(repository, root / "staged")
+    plane = Plane(repository, {model: ModelSpec() for model in models})
     plane.load()
     return HttpApp(plane, [PROTOCOLS.load(name)(plane) for name in PROTOCOLS], LIMIT)
 
@@ -69,7 +68,7 @@ def ask(app: HttpApp, path: str, body: Any = b"", method: str = "POST", parts: i
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(app({"type": "http", "method": method, "path": path}, receive, send))
+    asyncio.run(app({"type": "http", "method": method, "path": path, "headers": []}, receive, send))
     headers = dict(sent[0]["headers"])
     assert headers[b"content-type"] == b"application/json"
     assert int(headers[b"content-length"]) == len(sent[1]["body"]) or method == "HEAD"
@@ -160,7 +159,9 @@ def test_wrong_methods(app: HttpApp, name: str, method: str) -> None:
 
 
 def test_paths_of_no_protocol(app: HttpApp) -> None:
-    assert ask(app, "/healthz", method="GET") == (200, {"status": "ok", "models": ["toy"]})
+    assert ask(app, "/healthz", method="GET") == (
+        200, {"status": "ok", "models": ["chance", "kinds", "toy", "vector"]},
+    )  # fmt: skip
     status, answer = ask(app, "/nothing", method="GET")
     assert status == 404
     assert "/healthz" in answer["error"]

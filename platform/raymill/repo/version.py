@@ -28,8 +28,8 @@ class LoadedVersion:
     encoder: Encoder
     predictor: Predictor
 
-    def predict_columns(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
-        """Return float32 scores of plain columns. Raises InvalidInput naming the column and row."""
+    def predict_columns(self, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> np.ndarray:
+        """Return float32 scores of plain columns. Raises as `Encoder.encode_columns` does."""
         return self.predictor.predict(self.encoder.encode_columns(columns))
 
 

@@ -29,7 +29,9 @@ class ModelServer:
 
     def __serve_build_asgi_app__(self) -> HttpApp:
         protocols = [PROTOCOLS.load(name)(self._plane) for name in self._spec.protocols]
-        return HttpApp(self._plane, protocols, self._spec.replica.max_body_bytes)
+        return HttpApp(  # Serve itself puts x-request-id on every answer
+            self._plane, protocols, self._spec.replica.max_body_bytes, self._spec.http, names_requests=False
+        )
 
     async def check_health(self) -> None:
         """Raise, so that Serve replaces this replica, if it no longer follows the labels."""

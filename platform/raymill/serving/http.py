@@ -1,4 +1,4 @@
-"""A minimal ASGI application over the plane: reads bodies, finds the protocol, writes JSON.
+"""A minimal ASGI application over the plane: finds the protocol, reads bodies, sends what it answers.
 
 By hand because routing is the whole of what a framework would do here, and costs: Starlette's
 request alone took a fifth of the requests a second that the bare callable did.
@@ -6,63 +6,80 @@ request alone took a fifth of the requests a second that the bare callable did.
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import orjson
 
 from raymill.errors import RaymillError
+from raymill.serving import http_body, ndjson, openapi
+from raymill.serving.cors import Cors, is_preflight
+from raymill.serving.http_body import HttpError
 from raymill.serving.plane import Plane
+from raymill.serving.spec import HttpSpec
 
 log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Header = tuple[bytes, bytes]
 
 HTTP_STATUS = {
     "invalid": 400, "not_found": 404, "conflict": 409, "exhausted": 429, "unsupported": 501,
     "unavailable": 503, "deadline": 504, "internal": 500,
 }  # fmt: skip
-_JSON = [(b"content-type", b"application/json")]
+_JSON: Header = (b"content-type", b"application/json")
+_NDJSON: Header = (b"content-type", b"application/x-ndjson")
+_VISIBLE = frozenset(range(0x21, 0x7F))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request:
     """A whole request; `path` is percent-decoded, without the application's prefix."""
 
     method: str
     path: str
-    body: bytes
+    body: bytes = b""
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    """By lower-case name."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Response:
-    """A status and a JSON document, already encoded."""
+    """A status and a body already encoded; JSON unless `headers` carry another content type."""
 
     status: int
     body: bytes
+    headers: tuple[Header, ...] = (_JSON,)
 
 
 class HttpProtocol(Protocol):
     """One wire protocol over HTTP: translates requests to the plane and answers back, nothing else."""
 
-    prefix: ClassVar[str]
-    """Paths below it belong to this protocol."""
+    roots: ClassVar[tuple[str, ...]]
+    """First segments of the paths that belong to this protocol; "" is the path `/` itself."""
 
     def __init__(self, plane: Plane) -> None: ...
 
-    def handle(self, request: Request) -> Response: ...
+    async def handle(self, request: Request) -> Response: ...
+
+    def lines(self, request: Request) -> ndjson.Lines:
+        """Return what answers the lines of an NDJSON body; raises as `handle` for a wrong path or model."""
+        ...
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI path items of the models served now."""
+        ...
 
     def error(self, status: int, message: str) -> Response:
         """Return the protocol's own error body."""
         ...
-
-
-class BodyTooLarge(Exception):
-    """A request body beyond the limit."""
 
 
 def json_response(document: Any, status: int = 200) -> Response:
@@ -71,60 +88,125 @@ def json_response(document: Any, status: int = 200) -> Response:
 
 
 class HttpApp:
-    """The ASGI callable: `/healthz` and the protocols' paths."""
+    """The ASGI callable: the protocols' paths, and `/healthz`, `/openapi.json`, `/docs`.
 
-    def __init__(self, plane: Plane, protocols: list[HttpProtocol], max_body_bytes: int) -> None:
+    Args:
+        max_body_bytes: Larger request bodies, as sent or unpacked, get 413.
+        names_requests: Whether answers carry `x-request-id`; False where the server in front adds it.
+    """
+
+    def __init__(
+        self,
+        plane: Plane,
+        protocols: list[HttpProtocol],
+        max_body_bytes: int,
+        spec: HttpSpec | None = None,
+        *,
+        names_requests: bool = True,
+    ) -> None:
         self._plane, self._protocols, self._limit = plane, protocols, max_body_bytes
+        self._spec = spec or HttpSpec()
+        self._by_root = {root: protocol for protocol in protocols for root in protocol.roots}
+        self._cors = Cors(self._spec.cors_origins) if self._spec.cors_origins else None
+        self._names_requests = names_requests
+        self._process, self._count = secrets.token_hex(8), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        protocol = next((p for p in self._protocols if path.startswith(p.prefix)), None)
+        request = Request(scope["method"], path, b"", dict(scope["headers"]))
+        if self._cors and is_preflight(request.method, request.headers):
+            headers = tuple(self._cors.preflight(request.headers))
+            await self._send(request, Response(204, b"", headers), send)
+            return
+        protocol = self._by_root.get(path.split("/", 2)[1] if path else "")
         if protocol is None:
-            response = self._own(scope["method"], path)
+            await self._send(request, self._own(request.method, path), send)
+        elif http_body.media_type(request.headers) in ndjson.MEDIA_TYPES and request.method == "POST":
+            await self._stream(protocol, request, receive, send)
         else:
-            response = await self._answer(protocol, scope["method"], path, receive)
-        headers = [*_JSON, (b"content-length", str(len(response.body)).encode())]
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        body = b"" if scope["method"] == "HEAD" else response.body
-        await send({"type": "http.response.body", "body": body})
+            await self._send(request, await self._answer(protocol, request, receive), send)
 
-    async def _answer(self, protocol: HttpProtocol, method: str, path: str, receive: Receive) -> Response:
+    async def _answer(self, protocol: HttpProtocol, request: Request, receive: Receive) -> Response:
         try:
-            return protocol.handle(Request(method, path, await self._read(receive)))
-        except BodyTooLarge:
-            return protocol.error(413, f"request body is larger than {self._limit:,} bytes; send fewer rows")
-        except RaymillError as error:
-            return protocol.error(HTTP_STATUS[error.kind], str(error))
-        except Exception:
-            log.exception("request %s %s failed", method, path)
-            return protocol.error(500, "internal error; the server's log has it")
+            if request.method not in ("GET", "HEAD", "OPTIONS"):
+                request.body = await http_body.read(request.headers, receive, self._limit)
+            return await protocol.handle(request)
+        except Exception as error:
+            return self._error(protocol, request, error)
 
-    async def _read(self, receive: Receive) -> bytes:
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body"):
-            if len(body) > self._limit:
-                raise BodyTooLarge
-            return body
-        parts, size = [body], len(body)
-        while message.get("more_body"):
-            message = await receive()
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._limit:
-                raise BodyTooLarge
-        return b"".join(parts)
+    async def _stream(self, protocol: HttpProtocol, request: Request, receive: Receive, send: Send) -> None:
+        try:
+            answer = protocol.lines(request)
+            parts = http_body.chunks(request.headers, receive)
+        except Exception as error:
+            await self._send(request, self._error(protocol, request, error), send)
+            return
+        headers = [_NDJSON, *self._common(request)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async with aclosing(ndjson.answers(parts, answer, self._limit)) as answers:
+            async for part in _never_raising(answers):
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    def _error(self, protocol: HttpProtocol, request: Request, error: Exception) -> Response:
+        if isinstance(error, HttpError):
+            response = protocol.error(error.status, str(error))
+            response.headers += error.headers
+            return response
+        if not isinstance(error, RaymillError):
+            log.error("request %s %s failed", request.method, request.path, exc_info=error)
+            return protocol.error(500, "internal error; the server's log has it")
+        response = protocol.error(HTTP_STATUS[error.kind], str(error))
+        retry_after_s = getattr(error, "retry_after_s", None)
+        if retry_after_s is not None:
+            response.headers += ((b"retry-after", str(max(1, round(retry_after_s))).encode()),)
+        return response
+
+    async def _send(self, request: Request, response: Response, send: Send) -> None:
+        body, headers = response.body, [*response.headers, *self._common(request)]
+        if len(body) >= self._spec.gzip_min_bytes and http_body.wants_gzip(request.headers):
+            body = http_body.gzip(body)
+            headers += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
+        headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+
+    def _common(self, request: Request) -> list[Header]:
+        headers = self._cors.headers(request.headers) if self._cors else []
+        if self._names_requests:
+            given = request.headers.get(b"x-request-id", b"")
+            usable = 0 < len(given) <= 128 and _VISIBLE.issuperset(given)
+            made = given if usable else f"{self._process}-{next(self._count):x}".encode()
+            headers.append((b"x-request-id", made))
+        return headers
 
     def _own(self, method: str, path: str) -> Response:
         if path == "/healthz":
             ready = self._plane.ready()
             document = {"status": "ok" if ready else "loading", "models": self._plane.models()}
             return json_response(document, 200 if ready else 503)
-        have = ", ".join(["/healthz", *(f"{p.prefix}..." for p in self._protocols)])
+        if path == "/openapi.json":
+            return json_response(openapi.document(self._protocols))
+        if path == "/docs":
+            return Response(200, openapi.docs_page(), ((b"content-type", b"text/html; charset=utf-8"),))
+        roots = (f"/{root}/..." for root in self._by_root if root)
+        have = ", ".join(["/healthz", "/openapi.json", "/docs", *roots])
         return json_response({"error": f"nothing at {method} {path}; have: {have}"}, 404)
+
+
+async def _never_raising(answers: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield `answers`; a failure, which no status can tell any more, becomes the last line."""
+    try:
+        async for part in answers:
+            yield part
+    except (HttpError, RaymillError) as error:
+        yield orjson.dumps({"error": str(error)}) + b"\n"
+    except Exception:
+        log.exception("an NDJSON stream failed")
+        yield b'{"error":"internal error; the server\'s log has it"}\n'
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

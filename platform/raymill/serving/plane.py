@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raymill.errors import NotFound, RaymillError, Unavailable, nearest
+from raymill.errors import InvalidInput, NotFound, RaymillError, Unavailable, nearest
 from raymill.repo import LoadedVersion, Manifest, Repository, load_version
 from raymill.serving.spec import ModelSpec
 
@@ -90,6 +90,10 @@ class Plane:
         """Return the names of all models, loaded or not."""
         return sorted(self._tracked)
 
+    def served(self) -> Mapping[str, ServedModel]:
+        """Return what answers now, by model."""
+        return self._served
+
     def ready(self) -> bool:
         """Whether every model has a version that answers."""
         return all(name in self._served for name in self._tracked)
@@ -113,10 +117,26 @@ class Plane:
         number, loaded = self._pick(model, wanted)
         return number, loaded.version.manifest
 
-    def infer(
-        self, model: str, columns: Mapping[str, Sequence[Any]], wanted: str | int | None = None
+    def classes(self, model: str, wanted: str | int | None = None) -> tuple[str, ...]:
+        """Return the names of a classifier's classes, in the order of its scores.
+
+        Raises:
+            InvalidInput: the model is no classifier.
+        """
+        _, loaded = self._pick(model, wanted)
+        if loaded.encoder.task == "binary":
+            return ("0", "1")
+        if loaded.encoder.task != "multiclass":
+            raise InvalidInput(f"model {model!r} is no classifier: its task is {loaded.encoder.task}")
+        return tuple(map(str, loaded.encoder.classes))
+
+    async def infer(
+        self,
+        model: str,
+        columns: Mapping[str, Sequence[Any] | np.ndarray],
+        wanted: str | int | None = None,
     ) -> Answer:
-        """Return the outputs for plain columns, one value a row, None for null.
+        """Return the outputs for plain columns: a value a row, None for null, or arrays with a row a row.
 
         Args:
             wanted: Version number or label; None is the model's first-named one.

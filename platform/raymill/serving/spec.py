@@ -54,6 +54,16 @@ class ReplicaSpec(Spec):
     """Larger request bodies get 413."""
 
 
+class HttpSpec(Spec):
+    """What HTTP clients may ask for."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call from a browser, such as "https://app.example.com"; "*" is any, none
+    is none."""
+    gzip_min_bytes: int = Field(default=1024, ge=0)
+    """Answers of this size and above are packed for clients that accept gzip."""
+
+
 class ServeSpec(Spec):
     """Models to serve from a repository, and how."""
 
@@ -68,6 +78,7 @@ class ServeSpec(Spec):
     port: int = Field(default=8000, ge=1, le=65535)
     autoscaling: AutoscalingSpec = AutoscalingSpec()
     replica: ReplicaSpec = ReplicaSpec()
+    http: HttpSpec = HttpSpec()
 
     @field_validator("models", mode="before")
     @classmethod

@@ -5,71 +5,118 @@ https://www.tensorflow.org/tfx/serving/api_rest. A TF Serving client changes its
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-import orjson
 
-from raymill.errors import InvalidInput, Unsupported
+from raymill.errors import InvalidInput
+from raymill.serving import ndjson, tfserving_openapi
 from raymill.serving.http import Request, Response, json_response
 from raymill.serving.plane import Plane, VersionStatus
-from raymill.tensors import TF_DTYPES, Signature, TensorSpec
+from raymill.serving.tfserving_json import from_columns, from_examples, from_rows, numeric, parse
+from raymill.tensors import TF_DTYPES, TensorSpec
 
 SIGNATURE_NAME = "serving_default"
 _PATH = re.compile(
     r"^/v1/models/(?P<model>[^/:]+)"
-    r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+    r"(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?"
     r"(?P<metadata>/metadata)?"
     r"(?::(?P<verb>predict|classify|regress))?$"
 )
 
+Wanted = str | int | None
+
 
 class TFServingRest:
-    """Predict, status and metadata; row `instances` and columnar `inputs`."""
+    """Predict, classify, regress, status and metadata; row `instances` and columnar `inputs`."""
 
-    prefix: ClassVar[str] = "/v1/"
+    roots: ClassVar[tuple[str, ...]] = ("v1",)
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
 
-    def handle(self, request: Request) -> Response:
+    async def handle(self, request: Request) -> Response:
+        match = self._match(request)
+        model, wanted = match["model"], _wanted(match)
+        if match["verb"] == "predict":
+            return await self._predict(model, wanted, request.body)
+        if match["verb"] == "classify":
+            return await self._classify(model, wanted, request.body)
+        if match["verb"]:
+            return await self._regress(model, wanted, request.body)
+        if match["metadata"]:
+            return self._metadata(model, wanted)
+        statuses = self._plane.status(model, wanted)
+        return json_response({"model_version_status": [_status(status) for status in statuses]})
+
+    def lines(self, request: Request) -> ndjson.Lines:
+        """An instance a line, its prediction a line."""
+        match = self._match(request)
+        if match["verb"] != "predict":
+            raise InvalidInput("lines are answered by :predict alone; post them there")
+        model, wanted = match["model"], _wanted(match)
+        self._plane.manifest(model, wanted)
+
+        async def predict(rows: list[Any], body: bytes) -> list[Any]:
+            _, manifest = self._plane.manifest(model, wanted)  # a version may have taken over meanwhile
+            columns = numeric(from_rows(rows, manifest.signature), manifest.signature, body)
+            return list(_rows((await self._plane.infer(model, columns, wanted)).outputs))
+
+        return ndjson.by_row(predict)
+
+    def openapi(self) -> dict[str, Any]:
+        return tfserving_openapi.paths(self._plane)
+
+    def error(self, status: int, message: str) -> Response:
+        return json_response({"error": message}, status)
+
+    def _match(self, request: Request) -> re.Match[str]:
         match = _PATH.match(request.path)
         expected = "POST" if match and match["verb"] else "GET"
         if match is None or request.method != expected or (match["verb"] and match["metadata"]):
             raise InvalidInput(
                 f"Malformed request: {request.method} {request.path}; "
                 "have: GET /v1/models/MODEL[/versions/N|/labels/L][/metadata], "
-                "POST /v1/models/MODEL[/versions/N|/labels/L]:predict"
+                "POST /v1/models/MODEL[/versions/N|/labels/L]:predict|:classify|:regress"
             )
-        model = match["model"]
-        wanted = int(match["version"]) if match["version"] else match["label"]
-        if match["verb"] == "predict":
-            return self._predict(model, wanted, request.body)
-        if match["verb"]:
-            raise Unsupported(f"{match['verb']} is not served; use :predict, which answers for every model")
-        if match["metadata"]:
-            return self._metadata(model, wanted)
-        statuses = self._plane.status(model, wanted)
-        return json_response({"model_version_status": [_status(status) for status in statuses]})
+        return match
 
-    def error(self, status: int, message: str) -> Response:
-        return json_response({"error": message}, status)
-
-    def _predict(self, model: str, wanted: str | int | None, body: bytes) -> Response:
+    async def _predict(self, model: str, wanted: Wanted, body: bytes) -> Response:
         _, manifest = self._plane.manifest(model, wanted)  # an unknown model is 404, whatever the body
-        document = _parse(body)
-        columns, by_row = _columns(document, manifest.signature)
-        answer = self._plane.infer(model, columns, wanted)
+        document = parse(body, ("instances", "inputs"), SIGNATURE_NAME)
+        by_row = "instances" in document
+        read = from_rows if by_row else from_columns
+        given = read(document["instances" if by_row else "inputs"], manifest.signature)
+        columns = numeric(given, manifest.signature, body)
+        outputs = (await self._plane.infer(model, columns, wanted)).outputs
         if by_row:
-            return json_response({"predictions": _rows(answer.outputs)})
-        outputs = answer.outputs
+            return json_response({"predictions": _rows(outputs)})
         return json_response({"outputs": next(iter(outputs.values())) if len(outputs) == 1 else outputs})
 
-    def _metadata(self, model: str, wanted: str | int | None) -> Response:
+    async def _classify(self, model: str, wanted: Wanted, body: bytes) -> Response:
+        classes = self._plane.classes(model, wanted)
+        scores = await self._scores(model, wanted, body)
+        if scores.ndim == 1:  # the chance of the second of two classes
+            scores = np.stack([1 - scores, scores], axis=1)
+        pairs = [list(map(list, zip(classes, row, strict=True))) for row in scores.tolist()]
+        return json_response({"results": pairs})
+
+    async def _regress(self, model: str, wanted: Wanted, body: bytes) -> Response:
+        _, manifest = self._plane.manifest(model, wanted)
+        if manifest.task == "multiclass":
+            raise InvalidInput(f"model {model!r} gives a chance for each class, not one value; use :classify")
+        return json_response({"results": await self._scores(model, wanted, body)})
+
+    async def _scores(self, model: str, wanted: Wanted, body: bytes) -> np.ndarray:
+        _, manifest = self._plane.manifest(model, wanted)
+        document = parse(body, ("examples",), SIGNATURE_NAME, also=("context",))
+        given = from_examples(document["examples"], document.get("context"), manifest.signature)
+        columns = numeric(given, manifest.signature, body)
+        return next(iter((await self._plane.infer(model, columns, wanted)).outputs.values()))
+
+    def _metadata(self, model: str, wanted: Wanted) -> Response:
         number, manifest = self._plane.manifest(model, wanted)
         signature = {
             "inputs": {spec.name: _tensor_info(spec) for spec in manifest.signature.inputs},
@@ -79,83 +126,18 @@ class TFServingRest:
         return json_response(
             {
                 "model_spec": {"name": model, "signature_name": "", "version": str(number)},
-                "metadata": {"signature_def": {"signature_def": {SIGNATURE_NAME: signature}}},
+                "metadata": {
+                    "signature_def": {
+                        "@type": "type.googleapis.com/tensorflow.serving.SignatureDefMap",
+                        "signature_def": {SIGNATURE_NAME: signature},
+                    }
+                },
             }
         )
 
 
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"JSON Parse error: {error}") from error
-    if not isinstance(document, dict):
-        raise InvalidInput(f"the body must be a JSON object, got {_kind(document)}")
-    if document.get("signature_name") not in (None, "", SIGNATURE_NAME):
-        raise InvalidInput(
-            f"Serving signature name: {document['signature_name']!r} not found; have: {SIGNATURE_NAME}"
-        )
-    unknown = document.keys() - {"instances", "inputs", "signature_name"}
-    if unknown:
-        raise InvalidInput(f"unknown key {sorted(unknown)[0]!r}; have: instances, inputs, signature_name")
-    if ("instances" in document) == ("inputs" in document):
-        found = "both" if "inputs" in document else "neither"
-        raise InvalidInput(f"the body needs one of 'instances' (rows) and 'inputs' (columns), got {found}")
-    return document
-
-
-def _columns(document: dict[str, Any], signature: Signature) -> tuple[Mapping[str, Sequence[Any]], bool]:
-    """Return plain columns, and whether they came as rows."""
-    names = [spec.name for spec in signature.inputs]
-    if "inputs" in document:
-        return _from_columns(document["inputs"], names), False
-    return _from_rows(document["instances"], names), True
-
-
-def _from_columns(inputs: Any, names: list[str]) -> dict[str, list[Any]]:
-    if len(names) == 1 and not isinstance(inputs, dict):
-        inputs = {names[0]: inputs}
-    if not isinstance(inputs, dict):
-        raise InvalidInput(f"'inputs' must be an object of input name to list, got {_kind(inputs)}")
-    for name, values in inputs.items():
-        if not isinstance(values, list):
-            raise InvalidInput(f"input {name!r} must be a list with one value a row, got {_kind(values)}")
-        if not values:
-            raise InvalidInput(f"input {name!r} is empty; a request needs at least one row")
-    return {name: [_unwrap(value) for value in values] for name, values in inputs.items()}
-
-
-def _from_rows(instances: Any, names: list[str]) -> dict[str, list[Any]]:
-    if not isinstance(instances, list) or not instances:
-        raise InvalidInput(f"'instances' must be a list of at least one row, got {_kind(instances)}")
-    if (len(names) == 1 and not isinstance(instances[0], dict)) or _is_b64(instances[0]):
-        instances = [{names[0]: value} for value in instances]
-    first = instances[0]
-    for row, instance in enumerate(instances):
-        if not isinstance(instance, dict):
-            raise InvalidInput(
-                f"instance {row} must be an object of input name to value, got {_kind(instance)}"
-            )
-        if instance.keys() != first.keys():
-            missing = sorted(first.keys() ^ instance.keys())
-            raise InvalidInput(f"instance {row} does not have the same inputs as instance 0: {missing}")
-    return {name: [_unwrap(instance[name]) for instance in instances] for name in first}
-
-
-def _is_b64(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"b64"}
-
-
-def _unwrap(value: Any) -> Any:
-    """Return the text of {"b64": ...}; any other value as it is."""
-    if not isinstance(value, dict):
-        return value
-    if not _is_b64(value):
-        raise InvalidInput(f'a value must not be an object, except {{"b64": "..."}}; got {value!r:.60}')
-    try:
-        return base64.b64decode(value["b64"], validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError, TypeError, ValueError) as error:
-        raise InvalidInput(f"b64 value {value['b64']!r:.60} is not base64 of UTF-8 text: {error}") from error
+def _wanted(match: re.Match[str]) -> Wanted:
+    return int(match["version"]) if match["version"] else match["label"]
 
 
 def _rows(outputs: Mapping[str, np.ndarray]) -> Any:
@@ -181,10 +163,3 @@ def _tensor_info(spec: TensorSpec) -> dict[str, Any]:
         "tensor_shape": {"dim": dims, "unknown_rank": False},
         "name": f"{SIGNATURE_NAME}_{spec.name}:0",
     }
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, list) and not value:
-        return "an empty list"
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")

@@ -1,0 +1,136 @@
+"""`/openapi.json`, made from the models served at that moment, and `/docs`, the page that shows it.
+
+OpenAPI 3.1 (https://spec.openapis.org/oas/v3.1.0), whose schemas are JSON Schema 2020-12. What no
+schema can say, such as that all columns have one length, the descriptions say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import raymill
+from raymill.tensors import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from raymill.serving.http import HttpProtocol
+
+Schema = dict[str, Any]
+
+REFUSALS = {
+    400: "The request breaks a rule; the message says which.",
+    404: "No such model, version or label.",
+    413: "The body is larger than the server takes.",
+    415: "The body's content type or encoding is not read here.",
+    429: "Too many requests; see Retry-After.",
+    500: "The server's fault.",
+    503: "Not ready, or overloaded; see Retry-After.",
+    504: "The deadline passed.",
+}
+
+
+def document(protocols: Iterable[HttpProtocol]) -> Schema:
+    """Return the OpenAPI document of all protocols, true to the models that answer now."""
+    paths: Schema = {
+        "/healthz": {"get": operation("health", "Health", "Whether every model answers.", {"type": "object"})}
+    }
+    for protocol in protocols:
+        paths |= protocol.openapi()
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Raymill models",
+            "version": raymill.__version__,
+            "description": "Models of a repository, served over several wire protocols at once.",
+        },
+        "paths": paths,
+    }
+
+
+def operation(
+    tag: str,
+    summary: str,
+    description: str,
+    answer: Schema,
+    *,
+    body: Schema | None = None,
+    example: Any = None,
+    error: Schema | None = None,
+) -> Schema:
+    """Return an operation whose JSON answer has schema `answer` and whose refusals have `error`."""
+    made: Schema = {"tags": [tag], "summary": summary, "description": description}
+    if body is not None:
+        content: Schema = {"schema": body} if example is None else {"schema": body, "example": example}
+        made["requestBody"] = {"required": True, "content": {"application/json": content}}
+    refusal = {"application/json": {"schema": error or {"type": "object"}}}
+    made["responses"] = {
+        "200": {"description": "OK", "content": {"application/json": {"schema": answer}}}
+    } | {str(code): {"description": text, "content": refusal} for code, text in REFUSALS.items()}
+    return made
+
+
+def row(signature: Signature) -> Schema:
+    """Return the schema of one row: an object with every input, or the value itself of a lone input."""
+    properties = {spec.name: value(spec) for spec in signature.inputs}
+    whole = closed(properties)
+    return {"anyOf": [next(iter(properties.values())), whole]} if len(properties) == 1 else whole
+
+
+def columns(signature: Signature) -> Schema:
+    """Return the schema of columns: an object of lists, one value a row."""
+    return closed({spec.name: listed(value(spec)) for spec in signature.inputs})
+
+
+def closed(properties: Schema, optional: Schema | None = None) -> Schema:
+    """Return an object with exactly these properties, and any of the optional ones."""
+    return {
+        "type": "object",
+        "properties": properties | (optional or {}),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def listed(items: Schema) -> Schema:
+    return {"type": "array", "items": items, "minItems": 1}
+
+
+def value(spec: TensorSpec) -> Schema:
+    """Return the schema of one row's value of an input."""
+    one: Schema = {"type": {"bool": "boolean", "string": "string"}.get(spec.dtype, "number")}
+    if spec.dtype.startswith("float"):
+        limit = float(np.finfo("float16" if spec.dtype == "float16" else "float32").max)
+        one |= {"minimum": -limit, "maximum": limit}
+    elif one["type"] == "number":
+        limits = np.iinfo(spec.dtype)
+        one = {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
+    if spec.nullable:
+        one["type"] = [one["type"], "null"]
+    if len(spec.shape) == 1:
+        return one
+    width = spec.shape[1]
+    kind = ["array", "null"] if spec.nullable else "array"
+    return {"type": kind, "items": one, "minItems": width, "maxItems": width}
+
+
+def output(spec: TensorSpec) -> Schema:
+    """Return the schema of one row's value of an output."""
+    one: Schema = {"type": ["number", "null"]}  # null stands for what JSON has no number for
+    for size in reversed(spec.shape[1:]):
+        one = {"type": "array", "items": one} | ({} if size < 0 else {"minItems": size, "maxItems": size})
+    return one
+
+
+def sample(spec: TensorSpec) -> Any:
+    """Return a value of an input, for an example that works."""
+    one: Any = {"bool": True, "string": "text"}.get(spec.dtype, 1.0 if "float" in spec.dtype else 1)
+    return one if len(spec.shape) == 1 else [one] * spec.shape[1]
+
+
+@cache
+def docs_page() -> bytes:
+    return (files("raymill.serving") / "docs.html").read_bytes()

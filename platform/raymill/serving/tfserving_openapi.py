@@ -1,0 +1,65 @@
+"""What TensorFlow Serving's REST API says of the models served, in OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raymill.repo import Manifest
+from raymill.serving.openapi import Schema, closed, columns, listed, operation, output, row, sample, value
+from raymill.serving.plane import Plane
+
+TAG = "TensorFlow Serving"
+ERROR: Schema = closed({"error": {"type": "string"}})
+
+
+def paths(plane: Plane) -> dict[str, Any]:
+    """Return the path items of every model, of each of its versions and of each label."""
+    found: dict[str, Any] = {}
+    for model, served in plane.served().items():
+        ways = {f"/v1/models/{model}": served.default}
+        ways |= {f"/v1/models/{model}/versions/{number}": number for number in served.versions}
+        ways |= {f"/v1/models/{model}/labels/{label}": number for label, number in served.labels.items()}
+        for path, number in ways.items():
+            found |= _of_version(path, served.versions[number].version.manifest)
+    return found
+
+
+def _of_version(path: str, manifest: Manifest) -> dict[str, Any]:
+    signature = manifest.signature
+    result = output(signature.outputs[0])
+    signed = {"signature_name": {"enum": ["serving_default", "", None]}}
+    rows = [{spec.name: sample(spec) for spec in signature.inputs}]
+    by_row, by_column = listed(row(signature)), columns(signature)
+    if len(signature.inputs) == 1:  # whose list may stand alone
+        by_column = {"anyOf": [by_column, listed(value(signature.inputs[0]))]}
+    predict = operation(
+        TAG, "Predict", "Rows as `instances` or columns, all of one length, as `inputs`. Text may come as "
+        '{"b64": "..."}. As application/x-ndjson: an instance a line, its prediction a line.',
+        {"anyOf": [closed({"predictions": listed(result)}), closed({"outputs": listed(result)})]},
+        body={"anyOf": [closed({"instances": by_row}, signed), closed({"inputs": by_column}, signed)]},
+        example={"instances": rows}, error=ERROR,
+    )  # fmt: skip
+    items: dict[str, Any] = {
+        path: {"get": operation(TAG, "Status", "States of the versions.", {"type": "object"}, error=ERROR)},
+        f"{path}/metadata": {
+            "get": operation(TAG, "Metadata", "Inputs and outputs.", {"type": "object"}, error=ERROR)
+        },
+        f"{path}:predict": {"post": predict},
+    }
+    examples = {"body": _examples(manifest), "example": {"examples": rows}, "error": ERROR}
+    if manifest.task != "regression":
+        pairs = listed(listed({"type": "array", "minItems": 2, "maxItems": 2}))
+        answer = closed({"results": pairs})
+        verb = operation(TAG, "Classify", "Pairs of class and chance for each example.", answer, **examples)
+        items[f"{path}:classify"] = {"post": verb}
+    if manifest.task != "multiclass":
+        verb = operation(
+            TAG, "Regress", "A value for each example.", closed({"results": listed(result)}), **examples
+        )
+        items[f"{path}:regress"] = {"post": verb}
+    return items
+
+
+def _examples(manifest: Manifest) -> Schema:
+    example = closed({spec.name: value(spec) for spec in manifest.signature.inputs})
+    return closed({"examples": listed(example)}, {"signature_name": {"enum": ["serving_default", "", None]}})
