@@ -78,6 +78,17 @@ def vector_encoder() -> Encoder:
     return Encoder(columns=(x,), target="y", task="regression")
 
 
+def strict_encoder() -> Encoder:
+    """A float, a small integer and a text, none of which may be null."""
+    x = FittedColumn(name="x", kind="numeric", dtype="float32", nulls="error", null_count=0)
+    n = FittedColumn(name="n", kind="numeric", dtype="int8", nulls="error", null_count=0)
+    w = FittedColumn(
+        name="w", kind="categorical", dtype="string", nulls="error", null_count=0, vocabulary=("a", "b")
+    )
+    return Encoder(columns=(x, n, w), target="y", task="regression")
+
+
+STRICT: dict[str, list[Any]] = {"x": [1.0, -2.5], "n": [3, -128], "w": ["a", "zz"]}
 VECTORS: dict[str, list[Any]] = {"x": [[1.0, 2.0, 3.0], [0.5, 0.0, 0.0]]}
 
 
@@ -122,6 +133,7 @@ def publish_kinds(repository: Repository, folder: Path) -> list[str]:
         "chance": (encoder("binary"), ROWS),
         "kinds": (encoder("multiclass"), ROWS),
         "vector": (vector_encoder(), VECTORS),
+        "strict": (strict_encoder(), STRICT),
     }
     for model, (fitted, rows) in kinds.items():
         staged = stage(folder / model, fitted=fitted, rows=rows)

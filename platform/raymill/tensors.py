@@ -21,6 +21,13 @@ TF_DTYPES: dict[str, str] = {
     "float16": "DT_HALF", "float32": "DT_FLOAT", "float64": "DT_DOUBLE", "string": "DT_STRING",
 }  # fmt: skip
 
+OIP_DTYPES: dict[str, str] = {
+    "bool": "BOOL", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
+    "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
+    "float16": "FP16", "float32": "FP32", "float64": "FP64", "string": "BYTES",
+}  # fmt: skip
+"""In the terms of the Open Inference Protocol; strings are UTF-8."""
+
 
 def numpy_dtype(dtype: str) -> np.dtype:
     """Return numpy's dtype for one of ours; strings are Python objects."""

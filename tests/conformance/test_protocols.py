@@ -6,73 +6,102 @@ A protocol in PROTOCOLS without a dialect fails.
 
 from __future__ import annotations
 
-import asyncio
-import json
+import gzip
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import toy
+from asgi import LIMIT, ask
 
-from raymill.repo import Repository
 from raymill.serving import PROTOCOLS
 from raymill.serving.http import HttpApp
-from raymill.serving.plane import Plane
-from raymill.serving.spec import ModelSpec
 
-LIMIT = 4096
+DATATYPES = {"x": "FP32", "w": "BYTES", "n": "INT8", "y": "FP32"}
+CODES = {"invalid": 400, "not_found": 404, "method": 405, "too_large": 413, "media_type": 415}
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a protocol asks for a prediction, and what its answers hold."""
+    """How a protocol asks for a prediction, what its answers hold, and its codes where they differ."""
 
-    path: Callable[..., str]
+    path: Callable[[str, str], str]
+    """Of a model and a version or label, "" for none."""
     body: Callable[[dict[str, list[Any]]], Any]
     scores: Callable[[Any], list[float]]
     error: Callable[[Any], str]
+    """The message of an error of the right shape."""
+    codes: dict[str, int]
+
+
+def tfserving_path(model: str, wanted: str) -> str:
+    part = f"/versions/{wanted}" if wanted.isdigit() else f"/labels/{wanted}" if wanted else ""
+    return f"/v1/models/{model}{part}:predict"
+
+
+def oip_body(columns: dict[str, list[Any]]) -> Any:
+    return {
+        "inputs": [
+            {"name": name, "datatype": DATATYPES[name], "shape": [len(values)], "data": values}
+            for name, values in columns.items()
+        ]
+    }
+
+
+def rows(columns: dict[str, list[Any]]) -> Any:
+    """Return columns as rows; a row lacks what a column that is too short does not have."""
+    longest = max(map(len, columns.values()))
+    return [
+        {name: values[row] for name, values in columns.items() if row < len(values)} for row in range(longest)
+    ]
+
+
+def mms_error(answer: Any) -> str:
+    assert answer.keys() == {"code", "type", "message"}
+    assert answer["type"].endswith("Exception")
+    return str(answer["message"])
+
+
+def error(answer: Any) -> str:
+    assert answer.keys() == {"error"}
+    return str(answer["error"])
 
 
 DIALECTS = {
     "tfserving_rest": Dialect(
-        path=lambda model="toy", wanted="": f"/v1/models/{model}{wanted}:predict",
+        path=tfserving_path,
         body=lambda columns: {"inputs": columns},
         scores=lambda answer: answer["outputs"],
-        error=lambda answer: answer["error"] if answer.keys() == {"error"} else "",
+        error=error,
+        codes=CODES | {"method": 400},  # "Malformed request", as TF Serving has it
+    ),
+    "oip_rest": Dialect(
+        path=lambda model, wanted: f"/v2/models/{model}{wanted and f'/versions/{wanted}'}/infer",
+        body=oip_body,
+        scores=lambda answer: answer["outputs"][0]["data"],
+        error=error,
+        codes=CODES,
+    ),
+    "mms_rest": Dialect(
+        path=lambda model, wanted: f"/predictions/{model}{wanted and f'/{wanted}'}",
+        body=rows,
+        scores=lambda answer: answer,
+        error=mms_error,
+        codes=CODES,
     ),
 }
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> HttpApp:
-    root = tmp_path_factory.mktemp("served")
-    repository = Repository(str(root / "models"))
-    models = toy.publish_kinds(repository, root / "staged")
-    plane = Plane(repository, {model: ModelSpec() for model in models})
-    plane.load()
-    return HttpApp(plane, [PROTOCOLS.load(name)(plane) for name in PROTOCOLS], LIMIT)
-
-
-def ask(app: HttpApp, path: str, body: Any = b"", method: str = "POST", parts: int = 1) -> tuple[int, Any]:
-    """Send a request through ASGI, its body in `parts` messages; return status and decoded body."""
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    size = -(-len(data) // parts) or 1
-    chunks = [data[i : i + size] for i in range(0, len(data), size)] or [b""]
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        chunk = chunks.pop(0)
-        return {"type": "http.request", "body": chunk, "more_body": bool(chunks)}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    asyncio.run(app({"type": "http", "method": method, "path": path, "headers": []}, receive, send))
-    headers = dict(sent[0]["headers"])
-    assert headers[b"content-type"] == b"application/json"
-    assert int(headers[b"content-length"]) == len(sent[1]["body"]) or method == "HEAD"
-    return sent[0]["status"], json.loads(sent[1]["body"] or b"null")
+def refused(app: HttpApp, name: str, kind: str, *request: Any, **more: Any) -> str:
+    """Send what must be refused, with the protocol's own code and shape; return the message."""
+    status, answer = ask(app, *request, **more)
+    assert status == DIALECTS[name].codes[kind], answer
+    message = DIALECTS[name].error(answer)
+    assert message
+    assert "Traceback" not in message
+    return message
 
 
 def test_every_protocol_has_a_dialect() -> None:
@@ -80,88 +109,126 @@ def test_every_protocol_has_a_dialect() -> None:
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-@pytest.mark.parametrize("wanted", ["", "/versions/1", "/labels/stable"])
+@pytest.mark.parametrize("wanted", ["", "1", "stable"])
 def test_right_answers(app: HttpApp, name: str, wanted: str) -> None:
     dialect = DIALECTS[name]
     for parts in (1, 3):
-        status, answer = ask(app, dialect.path(wanted=wanted), dialect.body(toy.ROWS), parts=parts)
+        status, answer = ask(app, dialect.path("toy", wanted), dialect.body(toy.ROWS), parts=parts)
         assert status == 200
         assert dialect.scores(answer) == [3.0, 4.0, 20.0]
+    status, answer = ask(app, dialect.path("strict", wanted), dialect.body(toy.STRICT))
+    assert (status, dialect.scores(answer)) == (200, [9.0, -261.0])
 
 
-COLUMNS = {"x": [1.0], "w": ["a"]}
-BAD: dict[str, tuple[dict[str, list[Any]], int, str]] = {
-    "missing column": ({"x": [1.0]}, 400, "missing inputs: w"),
-    "extra column": ({**COLUMNS, "y": [1.0]}, 400, "unknown inputs: y"),
-    "text for a number": ({**COLUMNS, "x": ["1"]}, 400, "expected float32"),
-    "number beyond its type": ({**COLUMNS, "x": [1e300]}, 400, "outside the range of float32"),
-    "boolean for a number": ({**COLUMNS, "x": [True]}, 400, "expected float32"),
-    "number for text": ({**COLUMNS, "w": [1]}, 400, "expected string"),
-    "list for a number": ({**COLUMNS, "x": [[1.0]]}, 400, "expected float32"),
-    "unequal lengths": ({**COLUMNS, "x": [1.0, 2.0]}, 400, "same number of rows"),
-    "no rows": ({"x": [], "w": []}, 400, "at least one row"),
-}
+COLUMNS: dict[str, list[Any]] = {"x": [1.0], "n": [1], "w": ["a"]}
+BAD: dict[str, tuple[dict[str, list[Any]], str]] = {
+    "missing column": ({"x": [1.0], "n": [1]}, "missing inputs: w"),
+    "extra column": ({**COLUMNS, "y": [1.0]}, "unknown inputs: y"),
+    "text for a number": ({**COLUMNS, "x": ["1"]}, "expected float32, got str '1'"),
+    "number beyond its type": ({**COLUMNS, "x": [1e300]}, "1e\\+300 is outside the range of float32"),
+    "integer beyond its type": ({**COLUMNS, "n": [128]}, "128 is outside the range of int8"),
+    "fraction for an integer": ({**COLUMNS, "n": [1.5]}, "expected int8, got float 1.5"),
+    "boolean for a number": ({**COLUMNS, "x": [True]}, "expected float32, got bool"),
+    "boolean for an integer": ({**COLUMNS, "n": [True]}, "expected int8, got bool"),
+    "number for text": ({**COLUMNS, "w": [1]}, "expected string, got int"),
+    "object for a number": ({**COLUMNS, "x": [{"a": 1}]}, "expected float32, got dict"),
+    "rank": ({**COLUMNS, "x": [[1.0, 2.0]]}, "expected float32, got list|has 2 elements of data"),
+    "null": ({**COLUMNS, "x": [None]}, "row 0: null, but this input has no null policy"),
+    "null text": ({**COLUMNS, "w": [None]}, "row 0: null, but this input has no null policy"),
+    "NaN": ({**COLUMNS, "x": [float("nan")]}, "JSON Parse error"),
+    "infinity": ({**COLUMNS, "x": [float("inf")]}, "JSON Parse error"),
+    "unequal lengths": ({**COLUMNS, "x": [1.0, 2.0]}, "same number of rows|the same inputs as row 0"),
+    "no rows": ({"x": [], "n": [], "w": []}, "at least one row"),
+    "twentieth row": (
+        {"x": [1.0] * 20, "n": [1] * 19 + [True], "w": ["a"] * 20}, "row 19: expected int8, got bool",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DIALECTS)
 @pytest.mark.parametrize("case", BAD)
 def test_bad_columns(app: HttpApp, name: str, case: str) -> None:
-    dialect, (columns, code, words) = DIALECTS[name], BAD[case]
-    status, answer = ask(app, dialect.path(), dialect.body(columns))
-    assert status == code
-    assert words in dialect.error(answer)
+    dialect, (columns, words) = DIALECTS[name], BAD[case]
+    message = refused(app, name, "invalid", dialect.path("strict", ""), dialect.body(columns))
+    assert re.search(words, message), message
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_what_is_not_there(app: HttpApp, name: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "wanted", "words"),
+    [("tyo", "", "Did you mean 'toy'"), ("toy", "9", "version 9"), ("toy", "canary", "label 'canary'")],
+)
+def test_what_is_not_there(app: HttpApp, name: str, model: str, wanted: str, words: str) -> None:
     dialect = DIALECTS[name]
-    for path, words in (
-        (dialect.path(model="tyo"), "Did you mean 'toy'"),
-        (dialect.path(wanted="/versions/9"), "version 9"),
-        (dialect.path(wanted="/labels/canary"), "label 'canary'"),
-    ):
-        status, answer = ask(app, path, dialect.body(COLUMNS))
-        assert status == 404
-        assert words in dialect.error(answer)
+    for body in (dialect.body(COLUMNS), b"{"):
+        assert words in refused(app, name, "not_found", dialect.path(model, wanted), body)
 
 
 RAW = {
-    "no body": (b"", 400),
-    "half an object": (b'{"inputs": {"x"', 400),
-    "not UTF-8": (b'{"inputs": "\xff"}', 400),
-    "a list": (b"[1, 2]", 400),
-    "a string": (b'"x"', 400),
-    "null": (b"null", 400),
-    "NaN": (b'{"inputs": {"x": [NaN], "w": ["a"]}}', 400),
-    "deep nesting": (b'{"inputs":' + b"[" * 2000 + b"]" * 2000 + b"}", 400),
-    "too large": (b'{"inputs": "' + b"x" * LIMIT + b'"}', 413),
+    "no body": b"",
+    "half an object": b'{"inputs": {"x"',
+    "not UTF-8": b'{"inputs": "\xff"}',
+    "a list of numbers": b"[1, 2]",
+    "a string": b'"x"',
+    "null": b"null",
+    "a number": b"1",
+    "an empty object": b"{}",
+    "NaN": b'{"inputs": {"x": [NaN], "w": ["a"]}}',
+    "deep nesting": b'{"inputs":' + b"[" * 2000 + b"]" * 2000 + b"}",
+    "inputs null": b'{"inputs": null, "instances": null}',
+    "half a surrogate": b'{"inputs": "\\ud800"}',
 }
 
 
 @pytest.mark.parametrize("name", DIALECTS)
 @pytest.mark.parametrize("case", RAW)
 def test_bad_bodies(app: HttpApp, name: str, case: str) -> None:
-    body, code = RAW[case]
     for parts in (1, 5):
-        status, answer = ask(app, DIALECTS[name].path(), body, parts=parts)
-        assert status == code
-        message = DIALECTS[name].error(answer)
-        assert message
-        assert "Traceback" not in message
+        refused(app, name, "invalid", DIALECTS[name].path("toy", ""), RAW[case], parts=parts)
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+def test_bodies_beyond_the_limit(app: HttpApp, name: str) -> None:
+    path, large = DIALECTS[name].path("toy", ""), b'{"inputs": "' + b"x" * LIMIT + b'"}'
+    for parts in (1, 5):
+        assert "send fewer rows" in refused(app, name, "too_large", path, large, parts=parts)
+    told = {"content-length": str(LIMIT + 1)}
+    assert "send fewer rows" in refused(app, name, "too_large", path, b"{}", headers=told)
+    bomb = {"content-encoding": "gzip"}
+    assert "send fewer rows" in refused(
+        app, name, "too_large", path, gzip.compress(b" " * 10_000_000), headers=bomb
+    )
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "text/csv"},
+        {"content-type": "multipart/form-data; boundary=x"},
+        {"content-type": "application/json", "content-encoding": "br"},
+    ],
+    ids=lambda headers: "; ".join(headers.values()),
+)
+def test_wrong_content_types(app: HttpApp, name: str, headers: dict[str, str]) -> None:
+    dialect = DIALECTS[name]
+    message = refused(
+        app, name, "media_type", dialect.path("strict", ""), dialect.body(COLUMNS), headers=headers
+    )
+    assert "is not read here" in message
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PATCH"])
 def test_wrong_methods(app: HttpApp, name: str, method: str) -> None:
-    status, answer = ask(app, DIALECTS[name].path(), DIALECTS[name].body(COLUMNS), method=method)
-    assert 400 <= status < 500
-    assert method in DIALECTS[name].error(answer)
+    dialect = DIALECTS[name]
+    message = refused(app, name, "method", dialect.path("strict", ""), dialect.body(COLUMNS), method)
+    assert method in message
 
 
 def test_paths_of_no_protocol(app: HttpApp) -> None:
-    assert ask(app, "/healthz", method="GET") == (
-        200, {"status": "ok", "models": ["chance", "kinds", "toy", "vector"]},
-    )  # fmt: skip
+    models = ["chance", "kinds", "strict", "toy", "vector"]
+    assert ask(app, "/healthz", method="GET") == (200, {"status": "ok", "models": models})
     status, answer = ask(app, "/nothing", method="GET")
     assert status == 404
     assert "/healthz" in answer["error"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_protocols import app, ask  # noqa: F401  app is a fixture
+from asgi import ask
 
 from raymill.serving.http import HttpApp
 
@@ -16,7 +16,7 @@ PREDICT = "/v1/models/toy:predict"
 ROWS = [{"x": 1.0, "w": "a"}, {"x": None, "w": "zz"}]
 
 
-def test_rows_and_columns_give_the_same(app: HttpApp) -> None:  # noqa: F811
+def test_rows_and_columns_give_the_same(app: HttpApp) -> None:
     assert ask(app, PREDICT, {"instances": ROWS}) == (200, {"predictions": [3.0, 20.0]})
     columns = {"x": [1.0, None], "w": ["a", "zz"]}
     assert ask(app, PREDICT, {"inputs": columns}) == (200, {"outputs": [3.0, 20.0]})
@@ -24,12 +24,12 @@ def test_rows_and_columns_give_the_same(app: HttpApp) -> None:  # noqa: F811
     assert ask(app, PREDICT, signed) == (200, {"predictions": [3.0, 20.0]})
 
 
-def test_integers_are_numbers_and_b64_is_text(app: HttpApp) -> None:  # noqa: F811
+def test_integers_are_numbers_and_b64_is_text(app: HttpApp) -> None:
     encoded = {"b64": base64.b64encode(b"a").decode()}
     assert ask(app, PREDICT, {"instances": [{"x": 1, "w": encoded}]}) == (200, {"predictions": [3.0]})
 
 
-def test_status(app: HttpApp) -> None:  # noqa: F811
+def test_status(app: HttpApp) -> None:
     expected = {
         "model_version_status": [
             {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
@@ -43,7 +43,7 @@ def test_status(app: HttpApp) -> None:  # noqa: F811
         assert answer.keys() == {"error"}
 
 
-def test_metadata(app: HttpApp) -> None:  # noqa: F811
+def test_metadata(app: HttpApp) -> None:
     status, answer = ask(app, "/v1/models/toy/metadata", method="GET")
     assert status == 200
     assert answer["model_spec"] == {"name": "toy", "signature_name": "", "version": "1"}
@@ -77,7 +77,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_bodies(app: HttpApp, case: str) -> None:  # noqa: F811
+def test_bad_bodies(app: HttpApp, case: str) -> None:
     body, words = BAD[case]
     status, answer = ask(app, PREDICT, body)
     assert status == 400
@@ -97,7 +97,7 @@ def test_bad_bodies(app: HttpApp, case: str) -> None:  # noqa: F811
         ("POST", "/v1/models/toy:explain"),
     ],
 )
-def test_malformed_paths(app: HttpApp, method: str, path: str) -> None:  # noqa: F811
+def test_malformed_paths(app: HttpApp, method: str, path: str) -> None:
     status, answer = ask(app, path, {"instances": ROWS}, method=method)
     assert status == 400
     assert answer["error"].startswith(f"Malformed request: {method} {path}")
@@ -106,7 +106,7 @@ def test_malformed_paths(app: HttpApp, method: str, path: str) -> None:  # noqa:
 EXAMPLES = {"examples": [{"x": 1.0, "w": "a"}, {"x": [0.0], "w": ["zz"]}]}
 
 
-def test_classify_gives_pairs_of_class_and_chance(app: HttpApp) -> None:  # noqa: F811
+def test_classify_gives_pairs_of_class_and_chance(app: HttpApp) -> None:
     status, answer = ask(app, "/v1/models/chance:classify", EXAMPLES)
     assert status == 200
     chance = 1 / (1 + np.exp(-3.0))
@@ -120,7 +120,7 @@ def test_classify_gives_pairs_of_class_and_chance(app: HttpApp) -> None:  # noqa
     assert (max(first, key=itemgetter(1))[0], max(second, key=itemgetter(1))[0]) == ("high", "low")
 
 
-def test_regress_gives_a_value_an_example(app: HttpApp) -> None:  # noqa: F811
+def test_regress_gives_a_value_an_example(app: HttpApp) -> None:
     assert ask(app, "/v1/models/toy/versions/1:regress", EXAMPLES) == (200, {"results": [3.0, 0.0]})
     shared = {"context": {"w": "b"}, "examples": [{"x": 1.0}, {"x": 2.0, "w": "a"}]}
     assert ask(app, "/v1/models/toy:regress", shared) == (200, {"results": [4.0, 5.0]})
@@ -143,13 +143,13 @@ def test_regress_gives_a_value_an_example(app: HttpApp) -> None:  # noqa: F811
         ("toy:regress", {"examples": [{"x": 1.0}], "context": [1]}, "'context' must be an object"),
     ],
 )
-def test_bad_examples(app: HttpApp, path: str, body: Any, words: str) -> None:  # noqa: F811
+def test_bad_examples(app: HttpApp, path: str, body: Any, words: str) -> None:
     status, answer = ask(app, f"/v1/models/{path}", body)
     assert status == 400
     assert words in answer["error"]
 
 
-def test_a_lone_input_needs_no_name(app: HttpApp) -> None:  # noqa: F811
+def test_a_lone_input_needs_no_name(app: HttpApp) -> None:
     vectors = [[float(i), 0.0, 1.0] for i in range(20)]
     right = [2 * (i + 1.0) for i in range(20)]
     path = "/v1/models/vector:predict"
@@ -160,7 +160,7 @@ def test_a_lone_input_needs_no_name(app: HttpApp) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("rows", [1, 7, 200])
-def test_many_rows_are_judged_as_few_are(app: HttpApp, rows: int) -> None:  # noqa: F811
+def test_many_rows_are_judged_as_few_are(app: HttpApp, rows: int) -> None:
     """Beyond a few values a column is converted at once; what is refused, and said, must not change."""
     for value, words in (
         (True, "row 0: expected float32, got bool True"),

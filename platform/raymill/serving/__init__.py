@@ -8,7 +8,12 @@ if TYPE_CHECKING:
     from raymill.serving.http import HttpProtocol
 
 PROTOCOLS: "Registry[type[HttpProtocol]]" = Registry(
-    "wire protocol", {"tfserving_rest": "raymill.serving.tfserving_rest:TFServingRest"}
+    "wire protocol",
+    {
+        "tfserving_rest": "raymill.serving.tfserving_rest:TFServingRest",
+        "oip_rest": "raymill.serving.oip_rest:OipRest",
+        "mms_rest": "raymill.serving.mms_rest:MmsRest",
+    },
 )
 
 __all__ = ["PROTOCOLS"]

@@ -48,6 +48,8 @@ class Request:
     body: bytes = b""
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
     """By lower-case name."""
+    query: bytes = b""
+    """As sent, behind the question mark."""
 
 
 @dataclass(slots=True)
@@ -116,7 +118,7 @@ class HttpApp:
             await _lifespan(receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        request = Request(scope["method"], path, b"", dict(scope["headers"]))
+        request = Request(scope["method"], path, b"", dict(scope["headers"]), scope.get("query_string", b""))
         if self._cors and is_preflight(request.method, request.headers):
             headers = tuple(self._cors.preflight(request.headers))
             await self._send(request, Response(204, b"", headers), send)

@@ -37,20 +37,24 @@ def arrays(columns: Mapping[str, Sequence[Any]], signature: Signature, body: byt
     found: dict[str, Sequence[Any] | np.ndarray] = dict(columns)
     for spec in specs:
         values = columns.get(spec.name)
-        array = _array(values, spec) if isinstance(values, list | tuple) else None
+        array = packed(values, spec) if isinstance(values, list | tuple) else None
         if array is not None:
             found[spec.name] = array
     return found
 
 
-def _array(values: Sequence[Any], spec: TensorSpec) -> np.ndarray | None:
-    shape: tuple[int, ...] = (len(values), *spec.shape[1:])
+def packed(values: Sequence[Any], spec: TensorSpec) -> np.ndarray | None:
+    """Return the values of an input, flat or a list for each vector, as [rows] or [rows, width].
+
+    None where they are not numbers of its dtype alone: a null, a text, one out of range.
+    """
+    shape: tuple[int, ...] = (-1, *spec.shape[1:])
     try:
-        if len(shape) == 2:
+        if len(shape) == 2 and type(values[0]) is list:
             if set(map(len, values)) != {shape[1]}:
                 return None
             values = list(chain.from_iterable(values))
-        packed = struct.pack(f"{len(values)}{_CODES[spec.dtype]}", *values)
-    except (struct.error, OverflowError, TypeError):
-        return None  # a null, a text, a number out of range: the encoder says which
-    return np.frombuffer(packed, _WIDE.get(spec.dtype, spec.dtype)).reshape(shape)
+        data = struct.pack(f"{len(values)}{_CODES[spec.dtype]}", *values)
+    except (struct.error, OverflowError, TypeError, KeyError):
+        return None
+    return np.frombuffer(data, _WIDE.get(spec.dtype, spec.dtype)).reshape(shape)

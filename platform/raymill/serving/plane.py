@@ -7,9 +7,11 @@ takes over; if it cannot be loaded the old one goes on serving.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ import numpy as np
 from raymill.errors import InvalidInput, NotFound, RaymillError, Unavailable, nearest
 from raymill.repo import LoadedVersion, Manifest, Repository, load_version
 from raymill.serving.spec import ModelSpec
+from raymill.serving.statistics import ModelStatistics
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +55,31 @@ class Answer:
     outputs: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class IndexEntry:
+    """One version of one model, in the words of Triton's repository index."""
+
+    name: str
+    version: int | None
+    """None for a model of which no version has been dealt with yet."""
+    state: Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]
+    reason: str
+
+
+_INDEX_STATES: dict[State, Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]] = {
+    "AVAILABLE": "READY", "LOADING": "LOADING", "UNLOADING": "UNLOADING", "END": "UNAVAILABLE",
+}  # fmt: skip
+
+
 @dataclass
 class _Tracked:
     """What the plane remembers of one model between refreshes."""
 
     spec: ModelSpec
     statuses: dict[int, VersionStatus] = field(default_factory=dict)
+    statistics: dict[int, ModelStatistics] = field(default_factory=dict)
+    unloaded: bool = False
+    """Whether somebody unloaded it, so that it stays away until it is loaded again."""
 
 
 class Plane:
@@ -95,8 +117,55 @@ class Plane:
         return self._served
 
     def ready(self) -> bool:
-        """Whether every model has a version that answers."""
-        return all(name in self._served for name in self._tracked)
+        """Whether every model has a version that answers, but for those that were unloaded."""
+        return all(name in self._served or tracked.unloaded for name, tracked in self._tracked.items())
+
+    def model_ready(self, model: str, wanted: str | int | None = None) -> bool:
+        """Whether a model, or one version of it, answers.
+
+        Raises:
+            NotFound: unknown model, version or label.
+        """
+        return any(status.state == "AVAILABLE" for status in self.status(model, wanted))
+
+    def index(self) -> list[IndexEntry]:
+        """Return where every version stands, by model; see `status` for one model."""
+        entries = []
+        for name in self.models():
+            statuses = self.status(name)
+            if not statuses:
+                entries.append(IndexEntry(name, None, "UNAVAILABLE", "not loaded yet"))
+            for status in statuses:
+                reason = status.error or ("unloaded" if status.state == "END" else "")
+                entries.append(IndexEntry(name, status.number, _INDEX_STATES[status.state], reason))
+        return entries
+
+    async def load_model(self, model: str) -> None:
+        """Load a model, or follow its labels at once, as `refresh` does in its time.
+
+        Raises:
+            NotFound: a model that is not among those to serve.
+            RaymillError: it cannot be loaded; what was loaded goes on serving.
+        """
+        self._known(model)
+        await asyncio.to_thread(self._refresh, model, asked=True)
+
+    async def unload_model(self, model: str) -> None:
+        """Take a model away until it is loaded again; requests under way are answered.
+
+        Raises:
+            NotFound: a model that is not among those to serve.
+        """
+        tracked = self._known(model)
+        await asyncio.to_thread(self._unload, model, tracked)
+
+    def statistics(self, model: str | None = None, wanted: str | int | None = None) -> list[ModelStatistics]:
+        """Return the counts of all loaded versions, of one model's, or of one version. Raises as `status`."""
+        if model is None:
+            return [found for name in self.models() for found in self.statistics(name)]
+        tracked = self._known(model)
+        numbers = [status.number for status in self.status(model, wanted)]
+        return [tracked.statistics[number] for number in numbers if number in tracked.statistics]
 
     def status(self, model: str, wanted: str | int | None = None) -> list[VersionStatus]:
         """Return the status of all versions this plane has dealt with, newest first, or of one.
@@ -147,13 +216,23 @@ class Plane:
             InvalidInput: columns that do not fit the signature; the message names column and row.
         """
         number, loaded = self._pick(model, wanted)
-        scores = loaded.predict_columns(columns)
+        statistics = self._tracked[model].statistics[number]
+        started = time.perf_counter_ns()
+        try:
+            features = loaded.encoder.encode_columns(columns)
+            encoded = time.perf_counter_ns()
+            scores = loaded.predictor.predict(features)
+        except Exception:
+            statistics.failed(time.perf_counter_ns() - started)
+            raise
+        statistics.executed(len(features), encoded - started, time.perf_counter_ns() - encoded)
         return Answer(number, {loaded.version.manifest.signature.outputs[0].name: scores})
 
     def _pick(self, model: str, wanted: str | int | None) -> tuple[int, LoadedVersion]:
         served = self._served.get(model)
         if served is None:
-            self._known(model)
+            if self._known(model).unloaded:
+                raise Unavailable(f"model {model!r} was unloaded; load it again to use it")
             raise Unavailable(f"model {model!r} has no loaded version yet; try again shortly")
         number = served.default if wanted is None else wanted
         if isinstance(number, str):
@@ -182,9 +261,11 @@ class Plane:
         labels = ", ".join(f"{label} -> {number}" for label, number in served.labels.items())
         return f"versions: {', '.join(map(str, sorted(served.versions)))}; labels: {labels or 'none'}"
 
-    def _refresh(self, name: str) -> None:
+    def _refresh(self, name: str, *, asked: bool = False) -> None:
         with self._refreshing:
             tracked, old = self._tracked[name], self._served.get(name)
+            if tracked.unloaded and not asked:
+                return
             numbers = [self._repository.resolve(name, wanted) for wanted in tracked.spec.serve]
             labels = {
                 wanted: number
@@ -203,7 +284,7 @@ class Plane:
                 set(new.versions),
             ):
                 return
-            self._served[name] = new
+            self._served[name], tracked.unloaded = new, False
             for gone in kept.keys() - new.versions.keys():
                 tracked.statuses[gone] = VersionStatus(gone, "END")
             log.info("model %s: serving versions %s, labels %s", name, sorted(new.versions), labels)
@@ -219,4 +300,13 @@ class Plane:
             statuses[number] = VersionStatus(number, "END", str(error))
             raise
         statuses[number] = VersionStatus(number, "AVAILABLE")
+        self._tracked[name].statistics[number] = ModelStatistics(name, number)
         return loaded
+
+    def _unload(self, name: str, tracked: _Tracked) -> None:
+        with self._refreshing:
+            tracked.unloaded = True
+            served = self._served.pop(name, None)
+            for number in served.versions if served else ():
+                tracked.statuses[number] = VersionStatus(number, "END")
+            log.info("model %s: unloaded", name)

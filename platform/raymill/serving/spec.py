@@ -70,7 +70,7 @@ class ServeSpec(Spec):
     repository: str = "models"
     models: dict[str, ModelSpec]
     """Model name to what is served of it; an empty value serves the label `stable`."""
-    protocols: tuple[str, ...] = ("tfserving_rest",)
+    protocols: tuple[str, ...] = ("tfserving_rest", "oip_rest", "mms_rest")
     poll_seconds: float = Field(default=2.0, gt=0)
     """How often replicas look where labels point."""
     host: str = "127.0.0.1"

@@ -1,0 +1,105 @@
+"""What the Open Inference Protocol says of the models served, in OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raymill.repo import Manifest
+from raymill.serving.openapi import Schema, closed, listed, operation, sample, value
+from raymill.serving.plane import Plane
+from raymill.tensors import OIP_DTYPES, TensorSpec
+
+TAG = "Open Inference Protocol"
+ERROR: Schema = closed({"error": {"type": "string"}})
+PARAMETERS: Schema = {"type": "object"}
+
+
+def paths(plane: Plane) -> dict[str, Any]:
+    """Return the path items of the server, of every model, and of each of its versions and labels."""
+    found: dict[str, Any] = {
+        "/v2": _get("Server", "Name, version and extensions of the server."),
+        "/v2/health/live": _get("Live", "Whether the server runs."),
+        "/v2/health/ready": _get("Ready", "Whether every model answers."),
+        "/v2/models/stats": _get("Statistics", "Counts and durations of all models."),
+        "/v2/repository/index": {
+            "post": operation(
+                TAG, "Repository", "Models and their states; `ready` for those alone that answer.",
+                {"type": "array", "items": {"type": "object"}},
+                body=closed({}, {"ready": {"type": "boolean"}}), example={}, error=ERROR,
+            )
+        },
+    }  # fmt: skip
+    for model, served in plane.served().items():
+        ways = {f"/v2/models/{model}": served.default}
+        ways |= {f"/v2/models/{model}/versions/{number}": number for number in served.versions}
+        ways |= {f"/v2/models/{model}/versions/{label}": number for label, number in served.labels.items()}
+        for path, number in ways.items():
+            found |= _of_version(path, served.versions[number].version.manifest)
+    return found
+
+
+def _of_version(path: str, manifest: Manifest) -> dict[str, Any]:
+    signature = manifest.signature
+    tensors = [_tensor(spec) for spec in signature.inputs]
+    request = closed(
+        {"inputs": {"type": "array", "items": {"anyOf": tensors}, "minItems": len(tensors)}},
+        {
+            "id": {"type": "string"},
+            "parameters": PARAMETERS,
+            "outputs": {
+                "type": "array",
+                "items": closed(
+                    {"name": {"enum": [spec.name for spec in signature.outputs]}}, {"parameters": PARAMETERS}
+                ),
+            },
+        },
+    )
+    example = {
+        "inputs": [
+            {
+                "name": spec.name,
+                "datatype": OIP_DTYPES[spec.dtype],
+                "shape": [1, *spec.shape[1:]],
+                "data": [sample(spec)],
+            }
+            for spec in signature.inputs
+        ]
+    }
+    answer = closed(
+        {
+            "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
+            "outputs": {"type": "array", "items": {"type": "object"}},
+        },
+        {"id": {}},
+    )
+    infer = operation(
+        TAG, "Infer", "Every input as a tensor, once, all with the same rows; `data` has as many elements "
+        "as `shape` makes. Tensors may come and go as binary data behind the JSON.",
+        answer, body=request, example=example, error=ERROR,
+    )  # fmt: skip
+    return {
+        path: _get("Metadata", "Versions, inputs and outputs."),
+        f"{path}/ready": _get("Model ready", "Whether it answers."),
+        f"{path}/infer": {"post": infer},
+        f"{path}/stats": _get("Model statistics", "Counts and durations."),
+        f"{path}/config": _get("Configuration", "What Triton's model configuration would hold."),
+    }
+
+
+def _tensor(spec: TensorSpec) -> Schema:
+    one = value(TensorSpec(name=spec.name, dtype=spec.dtype, nullable=spec.nullable))
+    sizes = {"type": "array", "items": {"type": "integer", "minimum": 1}}
+    return closed(
+        {
+            "name": {"const": spec.name},
+            "datatype": {"const": OIP_DTYPES[spec.dtype]},
+            "shape": sizes | {"minItems": len(spec.shape), "maxItems": max(2, len(spec.shape))},
+            "data": {"anyOf": [listed(one), listed(value(spec))]},
+        },
+        {"parameters": PARAMETERS},
+    )
+
+
+def _get(summary: str, description: str) -> dict[str, Any]:
+    return {"get": operation(TAG, summary, description, {"type": "object"}, error=ERROR)}

@@ -1,0 +1,218 @@
+"""The Open Inference Protocol over HTTP: `/v2/...`, with the binary, repository and statistics extensions.
+
+https://github.com/kserve/open-inference-protocol; the extensions are Triton's:
+https://github.com/triton-inference-server/server/tree/main/docs/protocol. Where the text and the
+clients differ (`/v2` or `/v2/`, a body or none), all of them are answered. A version may be a label.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+import orjson
+
+import raymill
+from raymill.errors import InvalidInput, NotFound, RaymillError
+from raymill.serving import ndjson, oip_openapi, oip_tensors
+from raymill.serving.http import Request, Response, json_response
+from raymill.serving.http_body import HttpError
+from raymill.serving.plane import Plane
+from raymill.serving.statistics import ModelStatistics
+from raymill.tensors import OIP_DTYPES, TensorSpec
+
+EXTENSIONS = ("model_repository", "model_repository(unload_dependents)", "statistics", "binary_tensor_data",
+              "model_configuration")  # fmt: skip
+_MODEL = re.compile(r"^/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>[a-z]+))?/?$")
+_REPOSITORY = re.compile(r"^/v2/repository/models/(?P<model>[^/]+)/(?P<what>load|unload)/?$")
+
+Wanted = str | int | None
+
+
+class OipRest:
+    """Metadata, health, infer; model repository, statistics and configuration."""
+
+    roots: ClassVar[tuple[str, ...]] = ("v2",)
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+
+    async def handle(self, request: Request) -> Response:
+        match = _MODEL.match(request.path)
+        if match and (match["model"], match["version"]) == ("stats", None):
+            match = None
+        if match:
+            return await self._model(request, match["model"], _wanted(match["version"]), match["what"])
+        path = request.path.rstrip("/")
+        if path.startswith("/v2/repository"):
+            return await self._repository(request, path)
+        _only(request, "GET")
+        if path == "/v2":
+            return json_response(
+                {"name": "raymill", "version": raymill.__version__, "extensions": EXTENSIONS}
+            )
+        if path == "/v2/health/live":
+            return json_response({"live": True})
+        if path == "/v2/health/ready":
+            ready = self._plane.ready()
+            return json_response({"ready": ready}, 200 if ready else 503)
+        if path == "/v2/models":
+            return json_response({"models": self._plane.models()})
+        if path == "/v2/models/stats":
+            return json_response(self._statistics(None, None))
+        raise NotFound(f"nothing at {path}; have: /v2, /v2/health/..., /v2/models/..., /v2/repository/...")
+
+    def lines(self, request: Request) -> ndjson.Lines:
+        """A whole infer request a line, its answer a line."""
+        match = _MODEL.match(request.path)
+        if match is None or match["what"] != "infer":
+            raise NotFound("lines are answered by /v2/models/MODEL/infer alone; post them there")
+        model, wanted = match["model"], _wanted(match["version"])
+        self._plane.manifest(model, wanted)
+
+        async def answer(lines: list[bytes]) -> list[bytes]:
+            answers = []
+            for line in lines:
+                try:
+                    answers.append((await self._infer(model, wanted, Request("POST", "", line))).body)
+                except RaymillError as error:
+                    answers.append(orjson.dumps({"error": str(error)}))
+            return answers
+
+        return answer
+
+    def openapi(self) -> dict[str, Any]:
+        return oip_openapi.paths(self._plane)
+
+    def error(self, status: int, message: str) -> Response:
+        return json_response({"error": message}, status)
+
+    async def _model(self, request: Request, model: str, wanted: Wanted, what: str | None) -> Response:
+        if what == "infer":
+            _only(request, "POST")
+            return await self._infer(model, wanted, request)
+        if what == "ready":
+            _only(request, "GET")
+            ready = self._plane.model_ready(model, wanted)
+            return json_response({"name": model, "ready": ready}, 200 if ready else 503)
+        _only(request, "GET")
+        if what is None:
+            return json_response(self._metadata(model, wanted))
+        if what == "stats":
+            return json_response(self._statistics(model, wanted))
+        if what == "config":
+            return json_response(self._config(model, wanted))
+        raise NotFound(f"nothing at {request.path}; have: infer, ready, stats, config")
+
+    async def _infer(self, model: str, wanted: Wanted, request: Request) -> Response:
+        _, manifest = self._plane.manifest(model, wanted)  # an unknown model is 404, whatever the body
+        document, binary = oip_tensors.split(request.body, request.headers.get(oip_tensors.LENGTH_HEADER))
+        columns = oip_tensors.columns(document, binary, manifest.signature)
+        answer = await self._plane.infer(model, columns, wanted)
+        outputs, data = oip_tensors.outputs(document, answer.outputs, manifest.signature)
+        said = {"model_name": model, "model_version": str(answer.version), "outputs": outputs}
+        if "id" in document:
+            said["id"] = document["id"]
+        response = json_response(said)
+        if data:
+            length = str(len(response.body)).encode()
+            kind = (b"content-type", b"application/octet-stream")
+            response = Response(
+                200, b"".join([response.body, *data]), (kind, (oip_tensors.LENGTH_HEADER, length))
+            )
+        return response
+
+    def _metadata(self, model: str, wanted: Wanted) -> dict[str, Any]:
+        number, manifest = self._plane.manifest(model, wanted)
+        versions = [number] if wanted is not None else sorted(self._plane.served()[model].versions)
+        return {
+            "name": model,
+            "versions": [str(version) for version in versions],
+            "platform": f"raymill_{manifest.flavor}",
+            "inputs": [_described(spec) for spec in manifest.signature.inputs],
+            "outputs": [_described(spec) for spec in manifest.signature.outputs],
+        }
+
+    def _config(self, model: str, wanted: Wanted) -> dict[str, Any]:
+        """Return the fields of Triton's model configuration that have a meaning here."""
+        number, manifest = self._plane.manifest(model, wanted)
+        sides = {"input": manifest.signature.inputs, "output": manifest.signature.outputs}
+        return {
+            "name": model,
+            "platform": f"raymill_{manifest.flavor}",
+            "backend": manifest.flavor,
+            "max_batch_size": 0,  # the first size of every shape is rows
+            "version_policy": {"specific": {"versions": [number]}},
+        } | {
+            side: [
+                {
+                    "name": spec.name,
+                    "data_type": "TYPE_"
+                    + {"BYTES": "STRING"}.get(OIP_DTYPES[spec.dtype], OIP_DTYPES[spec.dtype]),
+                    "dims": spec.shape,
+                }
+                for spec in specs
+            ]
+            for side, specs in sides.items()
+        }
+
+    def _statistics(self, model: str | None, wanted: Wanted) -> dict[str, Any]:
+        return {"model_stats": [_statistics(found) for found in self._plane.statistics(model, wanted)]}
+
+    async def _repository(self, request: Request, path: str) -> Response:
+        _only(request, "POST")
+        if path == "/v2/repository/index":
+            ready_only = bool(_body(request).get("ready", False))
+            return json_response(
+                [
+                    {"name": entry.name, "state": entry.state, "reason": entry.reason}
+                    | ({} if entry.version is None else {"version": str(entry.version)})
+                    for entry in self._plane.index()
+                    if entry.state == "READY" or not ready_only
+                ]
+            )
+        match = _REPOSITORY.match(path)
+        if match is None:
+            raise NotFound(f"nothing at {path}; have: index, models/MODEL/load, models/MODEL/unload")
+        _body(request)
+        if match["what"] == "load":
+            await self._plane.load_model(match["model"])
+        else:
+            await self._plane.unload_model(match["model"])
+        return json_response({"name": match["model"], match["what"]: True})
+
+
+def _body(request: Request) -> dict[str, Any]:
+    """Return the object of a body that may be empty."""
+    document = oip_tensors.split(request.body, None)[0] if request.body.strip() else {}
+    if not isinstance(document.get("ready", False), bool):
+        raise InvalidInput(f"'ready' must be true or false, got {document['ready']!r:.60}")
+    return document
+
+
+def _only(request: Request, method: str) -> None:
+    if request.method != method and (request.method, method) != ("HEAD", "GET"):
+        message = f"method {request.method} is not allowed at {request.path}; use {method}"
+        raise HttpError(405, message, ((b"allow", method.encode()),))
+
+
+def _wanted(version: str | None) -> Wanted:
+    return int(version) if version and version.isdigit() and len(version) < 19 else version
+
+
+def _described(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": OIP_DTYPES[spec.dtype], "shape": spec.shape}
+
+
+def _statistics(found: ModelStatistics) -> dict[str, Any]:
+    return {
+        "name": found.model,
+        "version": str(found.version),
+        "last_inference": found.last_inference_ms,
+        "inference_count": found.inference_count,
+        "execution_count": found.execution_count,
+        "inference_stats": {
+            phase: {"count": duration.count, "ns": duration.ns} for phase, duration in found.durations.items()
+        },
+        "batch_stats": [],
+    }

@@ -1,0 +1,219 @@
+"""Tensors of the Open Inference Protocol over HTTP: JSON and binary ones to columns, outputs back.
+
+The binary extension puts tensors as raw little-endian bytes behind the JSON, which read without a copy:
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from raymill.errors import InvalidInput
+from raymill.serving import json_columns
+from raymill.serving.tfserving_json import kind
+from raymill.tensors import OIP_DTYPES, Signature, TensorSpec, numpy_dtype
+
+LENGTH_HEADER = b"inference-header-content-length"
+
+
+def split(body: bytes, header: bytes | None) -> tuple[dict[str, Any], memoryview]:
+    """Return a body's JSON object and the binary tensors behind it.
+
+    Raises:
+        InvalidInput: no JSON object, or a length that the body does not have.
+    """
+    size = len(body)
+    if header is not None:
+        if not header.isdigit() or int(header) > size:
+            raise InvalidInput(
+                f"Inference-Header-Content-Length must be the JSON's length, at most the body's {size:,} "
+                f"bytes; got {header.decode('latin-1')!r}"
+            )
+        size = int(header)
+    try:
+        document = orjson.loads(memoryview(body)[:size])
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"JSON Parse error: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidInput(f"the body must be a JSON object, got {kind(document)}")
+    return document, memoryview(body)[size:]
+
+
+def columns(document: Mapping[str, Any], binary: memoryview, signature: Signature) -> json_columns.Columns:
+    """Return the columns of a request's inputs.
+
+    Raises:
+        InvalidInput: names the input, and what its name, datatype, shape or size should be.
+    """
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or not inputs:
+        raise InvalidInput(f"'inputs' must be a list of at least one tensor, got {kind(inputs)}")
+    specs = {spec.name: spec for spec in signature.inputs}
+    found: dict[str, Sequence[Any] | np.ndarray] = {}
+    for tensor in inputs:
+        name = tensor.get("name") if isinstance(tensor, dict) else None
+        if not isinstance(name, str):
+            raise InvalidInput(f"an input must be an object with a name, got {tensor!r:.60}")
+        if name in found:
+            raise InvalidInput(f"input {name!r} comes twice")
+        size = _binary_size(tensor)
+        if size is None and "data" not in tensor:
+            raise InvalidInput(f"input {name!r} has neither 'data' nor the parameter binary_data_size")
+        if size is not None and size > len(binary):
+            raise InvalidInput(
+                f"input {name!r} has binary_data_size {size}, but {len(binary)} bytes are left"
+            )
+        spec = specs.get(name)
+        if spec is None:  # the encoder says which inputs there are
+            found[name] = ()
+            binary = binary[size or 0 :]
+            continue
+        rows = check(name, tensor.get("datatype"), tensor.get("shape"), spec)
+        if size is None:
+            found[name] = _from_json(tensor["data"], spec, rows)
+        else:
+            found[name] = from_bytes(binary[:size], spec, rows)
+            binary = binary[size:]
+    if len(binary):
+        raise InvalidInput(f"{len(binary)} bytes are left behind the last binary tensor")
+    return found
+
+
+def check(name: str, datatype: Any, shape: Any, spec: TensorSpec) -> int:
+    """Return the rows of a tensor whose datatype and shape are an input's; [rows, 1] is [rows].
+
+    Raises:
+        InvalidInput: they are not.
+    """
+    expected = OIP_DTYPES[spec.dtype]
+    if datatype != expected:
+        raise InvalidInput(f"input {name!r} has datatype {datatype!r}, the model takes {expected}")
+    wanted = (*spec.shape[1:],) or (1,)
+    if not isinstance(shape, list | tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        raise InvalidInput(f"input {name!r} needs a shape, a list of sizes; got {shape!r:.60}")
+    if len(shape) not in (len(spec.shape), len(wanted) + 1) or tuple(shape[1:]) not in (
+        spec.shape[1:],
+        wanted,
+    ):
+        raise InvalidInput(f"input {name!r} has shape {list(shape)}, the model takes {list(spec.shape)}")
+    if shape[0] == 0:
+        raise InvalidInput(f"input {name!r} is empty; a request needs at least one row")
+    return int(shape[0])
+
+
+def from_bytes(data: memoryview | bytes, spec: TensorSpec, rows: int) -> np.ndarray | list[str]:
+    """Return raw little-endian elements as [rows] or [rows, width], and elements of BYTES as text.
+
+    Raises:
+        InvalidInput: another number of bytes than the shape has, or BYTES that are no UTF-8.
+    """
+    if spec.dtype == "string":
+        return _texts(data, spec.name, rows)
+    dtype = numpy_dtype(spec.dtype)
+    size = dtype.itemsize * rows * math.prod(spec.shape[1:])
+    if len(data) != size:
+        raise InvalidInput(f"input {spec.name!r} has {len(data)} bytes, its shape and datatype make {size}")
+    found = np.frombuffer(data, dtype).reshape(rows, *spec.shape[1:])
+    if spec.dtype == "bool" and found.view(np.uint8).max() > 1:
+        raise InvalidInput(f"input {spec.name!r} has a BOOL that is neither 0 nor 1")
+    return found
+
+
+def outputs(
+    document: Mapping[str, Any], given: Mapping[str, np.ndarray], signature: Signature
+) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Return the outputs that a request asks for, all if it names none, and the bytes of binary ones.
+
+    Raises:
+        InvalidInput: an output that the model does not have.
+    """
+    by_default = bool(_parameters(document).get("binary_data_output", False))
+    asked = document.get("outputs") or [{"name": spec.name} for spec in signature.outputs]
+    dtypes = {spec.name: spec.dtype for spec in signature.outputs}
+    described: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    for output in asked if isinstance(asked, list) else [asked]:
+        name = output.get("name") if isinstance(output, dict) else None
+        if not isinstance(name, str) or name not in dtypes:
+            raise InvalidInput(f"the model has no output {name!r}; have: {', '.join(dtypes)}")
+        values = np.ascontiguousarray(given[name])
+        tensor: dict[str, Any] = {
+            "name": name,
+            "datatype": OIP_DTYPES[dtypes[name]],
+            "shape": list(values.shape),
+        }
+        if _parameters(output).get("binary_data", by_default):
+            binary.append(values.tobytes())
+            tensor["parameters"] = {"binary_data_size": values.nbytes}
+        else:
+            tensor["data"] = values.reshape(-1)
+        described.append(tensor)
+    return described, binary
+
+
+def _from_json(data: Any, spec: TensorSpec, rows: int) -> Sequence[Any] | np.ndarray:
+    flat = _flat(data, spec.name)
+    width = math.prod(spec.shape[1:])
+    if len(flat) != rows * width:
+        raise InvalidInput(
+            f"input {spec.name!r} has {len(flat)} elements of data, its shape makes {rows * width}"
+        )
+    if len(flat) >= json_columns.MIN_VALUES and spec.categories is None:
+        array = json_columns.packed(flat, spec)  # but struct takes true for 1
+        if array is not None and bool not in set(map(type, flat)):
+            return array
+    if len(spec.shape) == 1:
+        return flat
+    return [flat[start : start + width] for start in range(0, len(flat), width)]
+
+
+def _flat(given: Any, name: str) -> list[Any]:
+    if not isinstance(given, list):
+        raise InvalidInput(f"input {name!r}: 'data' must be a list, got {kind(given)}")
+    data: list[Any] = given
+    while data and type(data[0]) is list:
+        if set(map(type, data)) != {list}:
+            raise InvalidInput(f"input {name!r}: 'data' mixes lists and values")
+        data = [element for part in data for element in part]
+    return data
+
+
+def _texts(data: memoryview | bytes, name: str, rows: int) -> list[str]:
+    found: list[str] = []
+    place, raw = 0, bytes(data)
+    while place + 4 <= len(raw) and len(found) < rows:
+        (size,) = struct.unpack_from("<I", raw, place)
+        place += 4 + size
+        if place > len(raw):
+            break
+        try:
+            found.append(raw[place - size : place].decode())
+        except UnicodeDecodeError as error:
+            raise InvalidInput(
+                f"input {name!r}, row {len(found)}: BYTES that are no UTF-8: {error}"
+            ) from error
+    if len(found) != rows or place != len(raw):
+        raise InvalidInput(f"input {name!r} has {len(raw)} bytes that do not hold its {rows} BYTES elements")
+    return found
+
+
+def _binary_size(tensor: Mapping[str, Any]) -> int | None:
+    size = _parameters(tensor).get("binary_data_size")
+    if size is not None and (type(size) is not int or size < 0):
+        raise InvalidInput(
+            f"input {tensor['name']!r}: binary_data_size must be a number of bytes, got {size!r}"
+        )
+    return size
+
+
+def _parameters(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    parameters = document.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise InvalidInput(f"'parameters' must be an object, got {kind(parameters)}")
+    return parameters

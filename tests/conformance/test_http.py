@@ -1,0 +1,266 @@
+"""What all protocols over HTTP share: gzip, CORS, request ids, NDJSON, OpenAPI, docs."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import toy
+from asgi import LIMIT, ask, send
+from test_protocols import DIALECTS
+
+from raymill.repo import Repository
+from raymill.serving import PROTOCOLS
+from raymill.serving.http import HttpApp
+from raymill.serving.plane import Plane
+from raymill.serving.spec import HttpSpec, ModelSpec
+
+PREDICT = "/v1/models/toy:predict"
+ROW = {"instances": [{"x": 1.0, "w": "a"}]}
+
+
+def made(tmp_path: Path, **spec: Any) -> HttpApp:
+    repository = Repository(str(tmp_path / "models"))
+    toy.publish_kinds(repository, tmp_path / "staged")
+    plane = Plane(repository, {"toy": ModelSpec()})
+    plane.load()
+    return HttpApp(plane, [PROTOCOLS.load(name)(plane) for name in PROTOCOLS], LIMIT, HttpSpec(**spec))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes)]
+)
+def test_packed_requests(app: HttpApp, encoding: str, pack: Any) -> None:
+    packed = pack(json.dumps(ROW).encode())
+    headers = {"content-encoding": encoding}
+    assert ask(app, PREDICT, packed, headers=headers, parts=3) == (200, {"predictions": [3.0]})
+
+
+@pytest.mark.parametrize("body", [b"{}", gzip.compress(b"{}")[:-9], b""])
+def test_what_is_not_packed_is_refused(app: HttpApp, body: bytes) -> None:
+    assert ask(app, PREDICT, body, headers={"content-encoding": "gzip"})[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("accepted", "rows", "packed"),
+    [
+        ("gzip, deflate", 200, True), ("br;q=1, gzip;q=0.5", 200, True), ("gzip", 1, False),
+        ("gzip;q=0", 200, False), ("gzip; q=0.0", 200, False), ("identity", 200, False), (None, 200, False),
+    ],
+)  # fmt: skip
+def test_large_answers_are_packed_for_who_takes_it(
+    tmp_path: Path, accepted: str | None, rows: int, packed: bool
+) -> None:
+    app = made(tmp_path, gzip_min_bytes=500)
+    body = {"inputs": {"x": [0.5] * rows, "w": ["a"] * rows}}
+    headers = {"accept-encoding": accepted} if accepted else {}
+    status, answered, data = send(app, PREDICT, body, headers=headers)
+    assert (status, answered.get("content-encoding") == "gzip") == (200, packed)
+    assert json.loads(gzip.decompress(data) if packed else data) == {"outputs": [2.0] * rows}
+
+
+def test_request_ids_are_echoed_or_made(app: HttpApp) -> None:
+    _, answered, _ = send(app, PREDICT, ROW, headers={"x-request-id": "mine-1"})
+    assert answered["x-request-id"] == "mine-1"
+    made = {
+        send(app, path, ROW, headers={"x-request-id": given} if given else {})[1]["x-request-id"]
+        for path in (PREDICT, "/nothing", "/v1/models/none:predict")
+        for given in ("", "two words", "x" * 200)
+    }
+    assert len(made) == 9
+    assert all(0 < len(one) < 64 and one.isascii() for one in made)
+
+
+def test_cors_is_off_until_origins_are_named(app: HttpApp, tmp_path: Path) -> None:
+    mine, other = {"origin": "https://mine.example"}, {"origin": "https://other.example"}
+    assert not [name for name in send(app, PREDICT, ROW, headers=mine)[1] if "access-control" in name]
+    open_to_one = made(tmp_path / "one", cors_origins=["https://mine.example"])
+    answered = send(open_to_one, PREDICT, ROW, headers=mine)[1]
+    assert answered["access-control-allow-origin"] == "https://mine.example"
+    assert answered["vary"] == "origin"
+    assert "access-control-allow-origin" not in send(open_to_one, PREDICT, ROW, headers=other)[1]
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+    status, answered, _ = send(open_to_one, PREDICT, method="OPTIONS", headers=mine | asks)
+    assert status == 204
+    assert "POST" in answered["access-control-allow-methods"]
+    assert answered["access-control-allow-headers"] == "content-type"
+    refused = send(open_to_one, PREDICT, method="OPTIONS", headers=other | asks)[1]
+    assert "access-control-allow-origin" not in refused
+    to_all = made(tmp_path / "all", cors_origins=["*"])
+    assert send(to_all, PREDICT, ROW, headers=other)[1]["access-control-allow-origin"] == "*"
+
+
+NDJSON = {"content-type": "application/x-ndjson"}
+
+
+def lines(app: HttpApp, path: str, body: bytes, parts: int = 1, **headers: str) -> list[Any]:
+    status, answered, data = send(app, path, body, parts=parts, headers=NDJSON | headers)
+    assert (status, answered["content-type"]) == (200, "application/x-ndjson")
+    assert data.endswith(b"\n") or not data
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def written(values: list[Any]) -> bytes:
+    return b"\n".join(json.dumps(value).encode() for value in values)
+
+
+@pytest.mark.parametrize("path", [PREDICT, "/predictions/toy", "/predictions/toy/stable"])
+@pytest.mark.parametrize("parts", [1, 7, 300])
+def test_lines_answer_lines_in_order(app: HttpApp, path: str, parts: int) -> None:
+    asked = [{"x": float(i), "w": "a"} for i in range(700)]
+    assert lines(app, path, written(asked), parts) == [2.0 * i + 1 for i in range(700)]
+    assert lines(app, path, written(asked) + b"\n\n  \n", parts)[-1] == 1399.0
+
+
+def test_lines_are_whole_requests_in_the_open_inference_protocol(app: HttpApp) -> None:
+    dialect = DIALECTS["oip_rest"]
+    good, bad = dialect.body({"x": [1.0], "w": ["a"]}), dialect.body({"x": ["1"], "w": ["a"]})
+    answers = lines(app, "/v2/models/toy/infer", written([good, bad, good]))
+    assert [answer.get("error") is None for answer in answers] == [True, False, True]
+    assert dialect.scores(answers[2]) == [3.0]
+
+
+def test_a_bad_line_is_answered_by_its_error_alone(app: HttpApp) -> None:
+    asked = [json.dumps({"x": float(i), "w": "a"}).encode() for i in range(300)]
+    asked[17], asked[200], asked[299] = b'{"x": 1.0', b'{"x": true, "w": "a"}', b"[]"
+    answers = lines(app, PREDICT, b"\n".join(asked), 5)
+    assert [i for i, answer in enumerate(answers) if isinstance(answer, dict)] == [17, 200, 299]
+    assert "Parse" in answers[17]["error"]
+    assert "expected float32" in answers[200]["error"]
+    assert answers[298] == 597.0
+
+
+def test_streams_that_cannot_begin_are_refused_as_any_request(app: HttpApp) -> None:
+    for path, status, headers in (
+        ("/v1/models/tyo:predict", 404, {}), ("/v1/models/toy:classify", 400, {}),
+        ("/v2/models/toy/ready", 404, {}), ("/predictions/toy/9", 404, {}),
+        (PREDICT, 415, {"content-encoding": "br"}),
+    ):  # fmt: skip
+        assert ask(app, path, b"{}\n", headers=NDJSON | headers)[0] == status, path
+
+
+def test_streams_end_with_what_broke_them(app: HttpApp) -> None:
+    long = written([{"x": 1.0, "w": "a"}]) + b"\n" + b"x" * (LIMIT + 1)
+    answers = lines(app, PREDICT, long, 3)
+    assert answers[0] == 3.0
+    assert "longer than 4,096 bytes" in answers[-1]["error"]
+    broken = gzip.compress(written([{"x": 1.0, "w": "a"}] * 9))[:-12] + b"garbage here"
+    answers = lines(app, PREDICT, broken, **{"content-encoding": "gzip"})
+    assert "is not what its content encoding says" in answers[-1]["error"]
+    whole = gzip.compress(written([{"x": 1.0, "w": "a"}] * 900))
+    assert lines(app, PREDICT, whole, 4, **{"content-encoding": "gzip"}) == [3.0] * 900
+
+
+def test_a_stream_of_any_length_takes_bounded_memory_and_answers_while_it_is_read(app: HttpApp) -> None:
+    """A hundred megabytes through the server; answers must come before the body has ended."""
+    part = written([{"x": 1.0, "w": "a" * 2000}] * 32) + b"\n"
+    count, answered, first_answer = 1600, 0, None
+
+    def bodies() -> Iterator[dict[str, Any]]:
+        for i in range(count):
+            yield {"type": "http.request", "body": part, "more_body": i < count - 1}
+
+    asked, sent_parts = bodies(), 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal sent_parts
+        sent_parts += 1
+        return next(asked)
+
+    async def take(message: Any) -> None:
+        nonlocal answered, first_answer
+        answered += message.get("body", b"").count(b"\n")
+        if answered and first_answer is None:
+            first_answer = sent_parts
+
+    scope = {
+        "type": "http", "method": "POST", "path": PREDICT,
+        "headers": [(b"content-type", b"application/x-ndjson")],
+    }  # fmt: skip
+    tracemalloc.start()
+    asyncio.run(app(scope, receive, take))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert answered == 32 * count
+    assert first_answer == 1
+    assert peak < 4 << 20
+
+
+def test_openapi_is_true_to_the_models_served(app: HttpApp) -> None:
+    status, api = ask(app, "/openapi.json", method="GET")
+    assert (status, api["openapi"]) == (200, "3.1.0")
+    examples = 0
+    for path, item in api["paths"].items():
+        for method, operation in item.items():
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            if content is None:
+                continue
+            validator = jsonschema.Draft202012Validator(content["schema"])
+            validator.validate(content["example"])
+            assert not validator.is_valid({**content["example"], "unknown": 1})
+            status, answer = ask(app, path, content["example"], method.upper())
+            assert status == 200, (path, answer)
+            schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+            jsonschema.validate(answer, schema)
+            examples += 1
+    assert examples > 40  # several ways to five models, over three protocols
+
+
+def test_each_model_has_a_schema_of_its_own(app: HttpApp) -> None:
+    paths = ask(app, "/openapi.json", method="GET")[1]["paths"]
+
+    def accepts(path: str, body: Any) -> bool:
+        schema = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        return jsonschema.Draft202012Validator(schema).is_valid(body)
+
+    strict = {"x": 1.0, "n": 1, "w": "a"}
+    assert accepts("/v1/models/strict:predict", {"instances": [strict]})
+    assert accepts("/predictions/strict", strict)
+    for wrong in ({"n": 128}, {"n": 1.5}, {"x": None}, {"x": "1"}, {"x": 1e39}, {"w": 1}, {"n": True}):
+        assert not accepts("/v1/models/strict/labels/stable:predict", {"instances": [strict | wrong]}), wrong
+        assert not accepts("/predictions/strict", strict | wrong), wrong
+    assert accepts("/v1/models/toy:predict", {"instances": [{"x": None, "w": None}]})
+    assert accepts("/v1/models/vector/versions/1:predict", {"instances": [[1, 2, 3]]})
+    assert not accepts("/v1/models/vector/versions/1:predict", {"instances": [[1, 2]]})
+    assert "/v1/models/toy:classify" not in paths
+    assert "/v1/models/kinds:regress" not in paths
+
+
+def test_openapi_follows_the_models(tmp_path: Path) -> None:
+    app = made(tmp_path)
+    assert "/v1/models/toy:predict" in ask(app, "/openapi.json", method="GET")[1]["paths"]
+    assert ask(app, "/models/toy", method="DELETE")[0] == 200
+    assert "/v1/models/toy:predict" not in ask(app, "/openapi.json", method="GET")[1]["paths"]
+
+
+class Loads(HTMLParser):
+    """Collects what a page would fetch by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [
+            value or "" for name, value in attrs if name == "src" or (name, tag) == ("href", "link")
+        ]
+
+
+def test_docs_need_nothing_from_elsewhere(app: HttpApp) -> None:
+    status, answered, page = send(app, "/docs", method="GET")
+    assert (status, answered["content-type"]) == (200, "text/html; charset=utf-8")
+    loads = Loads()
+    loads.feed(page.decode())
+    assert loads.found == []
+    assert b"http://" not in page
+    assert b"https://" not in page
+    assert 4_000 < len(page) < 20_000

@@ -1,0 +1,237 @@
+"""The Open Inference Protocol over HTTP, call by call, with Triton's extensions."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+import toy
+from asgi import ask, send
+from test_protocols import DIALECTS
+
+from raymill.serving.http import HttpApp
+
+INFER = "/v2/models/toy/infer"
+LENGTH = "inference-header-content-length"
+
+
+def texts(*values: str) -> bytes:
+    return b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in values)
+
+
+def binary(tensors: list[tuple[str, str, list[int], bytes]], **request: Any) -> tuple[bytes, dict[str, str]]:
+    """Return the body and headers of a request all of whose inputs are binary."""
+    described = [
+        {"name": name, "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+        for name, kind, shape, data in tensors
+    ]
+    head = json.dumps({"inputs": described, **request}).encode()
+    return b"".join([head, *(data for *_, data in tensors)]), {LENGTH: str(len(head))}
+
+
+X = np.array([1.0, 2.0, np.nan], np.float32).tobytes()
+ROWS = [("x", "FP32", [3], X), ("w", "BYTES", [3], texts("a", "é", "zz"))]
+
+
+def test_binary_tensors_in_and_json_out(app: HttpApp) -> None:
+    body, headers = binary(ROWS, id="7")
+    status, answer = ask(app, INFER, body, headers=headers, parts=3)
+    assert (status, answer["id"], answer["model_name"], answer["model_version"]) == (200, "7", "toy", "1")
+    assert answer["outputs"] == [
+        {"name": "prediction", "datatype": "FP32", "shape": [3], "data": [3.0, 4.0, 20.0]}
+    ]
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        {"parameters": {"binary_data_output": True}},
+        {"outputs": [{"name": "prediction", "parameters": {"binary_data": True}}]},
+    ],
+)
+def test_binary_tensors_out(app: HttpApp, asks: dict[str, Any]) -> None:
+    body, headers = binary(ROWS, **asks)
+    status, answered, data = send(app, INFER, body, headers=headers)
+    assert (status, answered["content-type"]) == (200, "application/octet-stream")
+    head = json.loads(data[: int(answered[LENGTH])])
+    assert head["outputs"][0] == {
+        "name": "prediction", "datatype": "FP32", "shape": [3], "parameters": {"binary_data_size": 12},
+    }  # fmt: skip
+    assert np.frombuffer(data[int(answered[LENGTH]) :], np.float32).tolist() == [3.0, 4.0, 20.0]
+
+
+def test_json_and_binary_tensors_mix_and_shapes_may_be_columns(app: HttpApp) -> None:
+    described = [
+        {"name": "w", "datatype": "BYTES", "shape": [2, 1], "data": [["a"], ["b"]]},
+        {"name": "x", "datatype": "FP32", "shape": [2, 1], "parameters": {"binary_data_size": 8}},
+    ]
+    head = json.dumps({"inputs": described}).encode()
+    body = head + np.array([1, 2], np.float32).tobytes()
+    status, answer = ask(app, INFER, body, headers={LENGTH: str(len(head))})
+    assert (status, answer["outputs"][0]["data"]) == (200, [3.0, 6.0])
+
+
+@pytest.mark.parametrize("data", [toy.VECTORS["x"], [1.0, 2.0, 3.0, 0.5, 0.0, 0.0]])
+def test_vectors_nested_or_flat(app: HttpApp, data: list[Any]) -> None:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2, 3], "data": data}
+    status, answer = ask(app, "/v2/models/vector/infer", {"inputs": [tensor]})
+    assert (status, answer["outputs"][0]["data"]) == (200, [12.0, 1.0])
+    raw = np.asarray(toy.VECTORS["x"], np.float32).tobytes()
+    body, headers = binary([("x", "FP32", [2, 3], raw)])
+    assert ask(app, "/v2/models/vector/infer", body, headers=headers)[1]["outputs"] == answer["outputs"]
+
+
+STRICT_W = ("w", "BYTES", [1], texts("a"))
+STRICT_N = ("n", "INT8", [1], b"\x03")
+BAD_BINARY: dict[str, tuple[list[tuple[str, str, list[int], bytes]], str]] = {
+    "NaN without null policy": (
+        [("x", "FP32", [1], np.array([np.nan], np.float32).tobytes()), STRICT_N, STRICT_W], "row 0: nan",
+    ),
+    "infinity": (
+        [("x", "FP32", [1], np.array([np.inf], np.float32).tobytes()), STRICT_N, STRICT_W], "row 0: inf",
+    ),
+    "wrong datatype": ([("x", "FP64", [1], bytes(8)), STRICT_N, STRICT_W], "'FP64', the model takes FP32"),
+    "too few bytes": ([("x", "FP32", [2], bytes(4)), STRICT_N, STRICT_W], "has 4 bytes, its shape"),
+    "rank": ([("x", "FP32", [1, 2], bytes(8)), STRICT_N, STRICT_W], "has shape [1, 2], the model takes [-1]"),
+    "no rows": ([("x", "FP32", [0], b""), STRICT_N, STRICT_W], "at least one row"),
+    "negative rows": ([("x", "FP32", [-1], b""), STRICT_N, STRICT_W], "needs a shape"),
+    "texts cut short": (
+        [("x", "FP32", [1], bytes(4)), STRICT_N, ("w", "BYTES", [1], b"\x09\0\0\0a")], "hold its 1 BYTES",
+    ),
+    "texts too many": (
+        [("x", "FP32", [1], bytes(4)), STRICT_N, ("w", "BYTES", [1], texts("a", "b"))], "hold its 1 BYTES",
+    ),
+    "texts of no UTF-8": (
+        [("x", "FP32", [1], bytes(4)), STRICT_N, ("w", "BYTES", [1], b"\1\0\0\0\xff")], "no UTF-8",
+    ),
+    "twice": ([("x", "FP32", [1], bytes(4)), ("x", "FP32", [1], bytes(4))], "comes twice"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_BINARY)
+def test_bad_binary_tensors(app: HttpApp, case: str) -> None:
+    tensors, words = BAD_BINARY[case]
+    body, headers = binary(tensors)
+    status, answer = ask(app, "/v2/models/strict/infer", body, headers=headers)
+    assert status == 400
+    assert words in DIALECTS["oip_rest"].error(answer)
+
+
+@pytest.mark.parametrize(
+    ("more", "header", "words"),
+    [
+        (b"!", None, "1 bytes are left"),
+        (b"", "x", "must be the JSON's length"),
+        (b"", "100000", "must be the JSON's length"),
+        (b"", "-1", "must be the JSON's length"),
+        (b"", "3", "JSON Parse error"),
+    ],
+)
+def test_wrong_lengths(app: HttpApp, more: bytes, header: str | None, words: str) -> None:
+    body, headers = binary(ROWS)
+    status, answer = ask(app, INFER, body + more, headers={LENGTH: header} if header else headers)
+    assert (status, words in answer["error"]) == (400, True), answer
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"inputs": {"x": [1]}}, "'inputs' must be a list"),
+        ({"inputs": [1]}, "must be an object with a name"),
+        ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1]}]}, "neither 'data' nor"),
+        ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1.0]}]}, "has 1 elements"),
+        ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": 1.0}]}, "must be a list"),
+        ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [[1.0], 2.0]}]}, "mixes lists"),
+        ({"inputs": [{"name": "x", "datatype": "FP32", "shape": "1", "data": [1.0]}]}, "needs a shape"),
+        ({"inputs": [{"name": "x", "data": [], "parameters": 1}]}, "'parameters' must be an object"),
+        (
+            {"inputs": [{"name": "x", "parameters": {"binary_data_size": 9}}]},
+            "has binary_data_size 9, but 0 bytes are left",
+        ),
+        ({"inputs": [{"name": "x", "parameters": {"binary_data_size": "9"}}]}, "must be a number of bytes"),
+        (
+            {**DIALECTS["oip_rest"].body(toy.ROWS), "outputs": [{"name": "y"}]},
+            "no output 'y'; have: prediction",
+        ),
+    ],
+)
+def test_bad_json_tensors(app: HttpApp, body: Any, words: str) -> None:
+    status, answer = ask(app, INFER, body)
+    assert (status, words in answer["error"]) == (400, True), answer
+
+
+def test_server_and_model_metadata(app: HttpApp) -> None:
+    for path in ("/v2", "/v2/"):
+        status, answer = ask(app, path, method="GET")
+        assert (status, answer["name"]) == (200, "raymill")
+        assert "binary_tensor_data" in answer["extensions"]
+    for path in ("live", "ready"):
+        assert ask(app, f"/v2/health/{path}", method="GET") == (200, {path: True})
+    status, answer = ask(app, "/v2/models/vector", method="GET")
+    assert answer == {
+        "name": "vector", "versions": ["1"], "platform": "raymill_toy:ToyFlavor",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}],
+        "outputs": [{"name": "prediction", "datatype": "FP32", "shape": [-1]}],
+    }  # fmt: skip
+    status, answer = ask(app, "/v2/models/vector/config", method="GET")
+    assert answer["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1, 3]}]
+    for path in ("vector", "vector/versions/1", "vector/versions/stable"):
+        assert ask(app, f"/v2/models/{path}/ready", method="GET") == (200, {"name": "vector", "ready": True})
+    for path in (
+        "nothing",
+        "models/toy/nothing",
+        "models/toy/versions/9",
+        "models/tyo/ready",
+        "repository/x",
+    ):
+        status, answer = ask(app, f"/v2/{path}", method="POST" if "repository" in path else "GET")
+        assert (status, answer.keys()) == (404, {"error"}), path
+    for path in ("models/toy", "models/toy/stats", "health/ready"):
+        status, headers, _ = send(app, f"/v2/{path}", b"{}", method="POST")
+        assert (status, headers["allow"]) == (405, "GET")
+
+
+def test_repository_index_unload_load(app: HttpApp) -> None:
+    def states(**body: Any) -> dict[str, str]:
+        status, answer = ask(app, "/v2/repository/index", body)
+        assert status == 200
+        return {entry["name"]: entry["state"] for entry in answer}
+
+    assert states()["kinds"] == "READY"
+    try:
+        assert ask(app, "/v2/repository/models/kinds/unload", b"")[0] == 200
+        assert states()["kinds"] == "UNAVAILABLE"
+        assert "kinds" not in states(ready=True)
+        assert ask(app, "/v2/models/kinds/ready", method="GET")[0] == 503
+        status, answer = ask(app, "/v2/models/kinds/infer", DIALECTS["oip_rest"].body(toy.ROWS))
+        assert (status, "was unloaded" in answer["error"]) == (503, True)
+        assert ask(app, "/v2/health/ready", method="GET")[0] == 200
+    finally:
+        assert ask(app, "/v2/repository/models/kinds/load", {})[0] == 200
+    assert states(ready=True)["kinds"] == "READY"
+    assert ask(app, "/v2/models/kinds/infer", DIALECTS["oip_rest"].body(toy.ROWS))[0] == 200
+    for what in ("load", "unload"):
+        assert ask(app, f"/v2/repository/models/tyo/{what}", b"")[0] == 404
+    assert ask(app, "/v2/repository/index", {"ready": 1})[0] == 400
+
+
+def test_statistics_count_rows_calls_and_failures(app: HttpApp) -> None:
+    def statistics(path: str) -> dict[str, Any]:
+        status, answer = ask(app, path, method="GET")
+        assert status == 200
+        return next(found for found in answer["model_stats"] if found["name"] == "chance")
+
+    before = statistics("/v2/models/stats")
+    body = DIALECTS["oip_rest"].body(toy.ROWS)
+    assert ask(app, "/v2/models/chance/infer", body)[0] == 200
+    assert ask(app, "/v2/models/chance/infer", {"inputs": body["inputs"][:1]})[0] == 400
+    after = statistics("/v2/models/chance/versions/1/stats")
+    assert after["inference_count"] - before["inference_count"] == 3
+    assert after["execution_count"] - before["execution_count"] == 1
+    assert after["last_inference"] > 0
+    for name, counted in (("success", 1), ("fail", 1), ("compute_infer", 1)):
+        old, new = before["inference_stats"][name], after["inference_stats"][name]
+        assert (new["count"] - old["count"], new["ns"] > old["ns"]) == (counted, True)
