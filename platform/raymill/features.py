@@ -21,6 +21,7 @@ from raymill.columns import Column, FittedColumn, check_schema, input_dtype, res
 from raymill.config import Spec
 from raymill.errors import DataError, InvalidInput, nearest
 from raymill.evaluation import Task
+from raymill.kernels import gather, stack, weave
 from raymill.tensors import Signature, TensorSpec
 
 __all__ = [
@@ -47,8 +48,8 @@ class Features:
         """Return some rows: views for a slice, copies in the given order for row numbers."""
         if isinstance(rows, slice):
             return Features(self.numeric_NF[rows], self.codes_NC[rows])
-        # take is three times as fast as indexing by an array: 36 against 112 ns for a row of 28
-        return Features(self.numeric_NF.take(rows, axis=0), self.codes_NC.take(rows, axis=0))
+        order_M = rows.astype(np.int32, copy=False)
+        return Features(gather(self.numeric_NF, order_M), gather(self.codes_NC, order_M))
 
     @staticmethod
     def concatenate(parts: Sequence[Features]) -> Features:
@@ -153,6 +154,7 @@ class Encoder(Spec):
         """
         features = self.empty(table.num_rows)
         self.encode_into(table, features)
+        self.finish(features)
         return features
 
     def empty(self, rows: int) -> Features:
@@ -162,27 +164,32 @@ class Encoder(Spec):
         )
 
     def encode_into(self, table: pa.Table | pa.RecordBatch, out: Features) -> None:
-        """Encode the columns that `table` holds into `out`, which may be views of a larger buffer.
+        """Encode the columns that `table` holds into `out`, whose rows are there after `finish`.
 
-        Raises as `encode_table` does.
+        Tables of all columns are encoded one after the other, in any order; `out` may be some rows
+        of a larger buffer. Raises as `encode_table` does.
         """
-        run: list[np.ndarray] = []  # numbers whose places are next to each other, and the first place
-        first = 0
         for name in table.schema.names:
             if name not in self._places:
                 continue
             column, j = self._places[name]
             if column.kind == "categorical":
-                out.codes_NC[:, j] = encode_arrow.codes(column, table.column(name))
-            elif column.width > 1:
-                out.numeric_NF[:, j : j + column.width] = encode_arrow.vectors(column, table.column(name))
+                stack(encode_arrow.codes(column, table.column(name)), out.codes_NC, j)
             else:
-                if run and j != first + len(run):
-                    encode_arrow.place(run, out.numeric_NF, first)
-                    run = []
-                first = j - len(run)
-                run.append(encode_arrow.numbers(column, table.column(name)))
-        encode_arrow.place(run, out.numeric_NF, first)
+                encode = encode_arrow.numbers if column.width == 1 else encode_arrow.vectors
+                stack(encode(column, table.column(name)), out.numeric_NF, j)
+
+    def finish(self, out: Features) -> None:
+        """Make rows of `out`, once every column has been encoded into it."""
+        numeric, categorical = self._widths
+        weave(out.numeric_NF, numeric)
+        weave(out.codes_NC, categorical)
+
+    @cached_property
+    def _widths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places of each numeric and of each categorical column, int32."""
+        numeric = [column.width for column in self.columns if column.kind == "numeric"]
+        return np.array(numeric, np.int32), np.ones(len(self.categorical), np.int32)
 
     def encode_labels(self, values: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """Return labels: float32 [N] (binary as 0/1, regression) or int64 [N] class indices.

@@ -196,6 +196,7 @@ class Decoder:
             except DataError as error:
                 ordinal, location = self._snapshot.group_ordinal_G[group], self._snapshot.location(group)
                 raise DataError(f"file {location.uri!r}, row group {ordinal}: {error}") from error
+        self.encoder.finish(features)
 
     def _slices(self, rows: int) -> list[list[str]]:
         """Return the columns in runs whose decoded values take a few megabytes at most."""

@@ -11,6 +11,7 @@ import numpy as np
 from raymill.data.decode import Decoder
 from raymill.data.orders import EpochPlan
 from raymill.data.rows import Rows
+from raymill.kernels import permute
 
 # N = rows of a window
 
@@ -72,12 +73,10 @@ class Windows:
         return number, self.low + position - max(self.low, int(self.plan.starts_K[start_k]))
 
     def order_N(self, number: int, rows: int, shuffle_key: tuple[int, ...] | None) -> np.ndarray | None:
-        """Return in which order the rows of a window leave it; None for the order they have."""
+        """Return in which order the rows of a window leave it, int32; None for the order they have."""
         if shuffle_key is None:
             return None
-        order_N = np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64)  # half the memory
-        np.random.default_rng([*shuffle_key, number]).shuffle(order_N)
-        return order_N
+        return permute(np.random.default_rng([*shuffle_key, number]), rows)
 
 
 class Budget:

@@ -1,0 +1,221 @@
+/* The loader's inner loops, for Python as the module raymill_kernels. All release the GIL.
+
+   raymill/kernels.py says what each does, and does the same in numpy; tests hold one to the other.
+   A matrix here is C-contiguous, of 4-byte values called words: float32 or int32, only moved. */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__GNUC__) || defined(__clang__)
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define PREFETCH(address) ((void)(address))
+#endif
+
+enum { WORD = 4, LINE_WORDS = 16, AHEAD = 16 };
+
+typedef struct {
+    Py_buffer view;
+    Py_ssize_t rows, words; /* of one row */
+} Matrix;
+
+/* Opens a C-contiguous array of words as rows of equally many; 0 and an error where it is none. */
+static int open_matrix(PyObject *object, int writable, Matrix *matrix) {
+    int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
+    if (PyObject_GetBuffer(object, &matrix->view, flags) < 0) return 0;
+    if (matrix->view.itemsize != WORD || matrix->view.ndim < 1 || matrix->view.ndim > 2) {
+        PyErr_SetString(PyExc_ValueError, "arrays must hold 4-byte values, in one or two dimensions");
+        PyBuffer_Release(&matrix->view);
+        return 0;
+    }
+    matrix->rows = matrix->view.shape[0];
+    matrix->words = matrix->view.ndim == 2 ? matrix->view.shape[1] : 1;
+    return 1;
+}
+
+/* floor(random * bound / 2^64), in 32-bit halves */
+static uint32_t below(uint64_t random, uint32_t bound) {
+    uint64_t low = (random & 0xffffffffu) * bound, high = (random >> 32) * bound;
+    return (uint32_t)((high + (low >> 32)) >> 32);
+}
+
+/* Fisher and Yates: Knuth, The Art of Computer Programming 2, algorithm 3.4.2 P */
+static void permute_loop(const uint64_t *random, int32_t *order, Py_ssize_t count) {
+    for (Py_ssize_t i = 0; i < count; i++) order[i] = (int32_t)i;
+    for (Py_ssize_t i = count - 1; i > 0; i--) {
+        uint32_t j = below(random[i], (uint32_t)i + 1);
+        int32_t kept = order[i];
+        order[i] = order[j];
+        order[j] = kept;
+    }
+}
+
+static PyObject *permute(PyObject *module, PyObject *args) {
+    Py_buffer random;
+    PyObject *target;
+    Matrix order;
+    if (!PyArg_ParseTuple(args, "y*O", &random, &target)) return NULL;
+    if (!open_matrix(target, 1, &order)) {
+        PyBuffer_Release(&random);
+        return NULL;
+    }
+    int fits = random.len == order.rows * (Py_ssize_t)sizeof(uint64_t) && order.words == 1 &&
+               order.rows <= INT32_MAX;
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
+        permute_loop(random.buf, order.view.buf, order.rows);
+        Py_END_ALLOW_THREADS
+    } else {
+        PyErr_SetString(PyExc_ValueError, "permute takes one uint64 for every int32, and fewer than 2**31");
+    }
+    PyBuffer_Release(&random);
+    PyBuffer_Release(&order.view);
+    if (!fits) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *stack(PyObject *module, PyObject *args) {
+    PyObject *source, *target;
+    Py_ssize_t first, block_rows;
+    Matrix column, out;
+    if (!PyArg_ParseTuple(args, "OOnn", &source, &target, &first, &block_rows)) return NULL;
+    if (!open_matrix(source, 0, &column)) return NULL;
+    if (!open_matrix(target, 1, &out)) {
+        PyBuffer_Release(&column.view);
+        return NULL;
+    }
+    int fits = column.rows == out.rows && first >= 0 && first + column.words <= out.words && block_rows > 0;
+    if (fits) {
+        const uint32_t *from = column.view.buf;
+        uint32_t *to = out.view.buf;
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t start = 0; start < out.rows; start += block_rows) {
+            Py_ssize_t rows = out.rows - start < block_rows ? out.rows - start : block_rows;
+            memcpy(to + start * out.words + first * rows, from + start * column.words,
+                   (size_t)(rows * column.words) * WORD);
+        }
+        Py_END_ALLOW_THREADS
+    } else {
+        PyErr_SetString(PyExc_ValueError, "a column must have the matrix's rows and lie inside its places");
+    }
+    PyBuffer_Release(&column.view);
+    PyBuffer_Release(&out.view);
+    if (!fits) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* One block, from column after column in `tile` to row after row in `out`. */
+static void weave_block(const uint32_t *tile, uint32_t *out, Py_ssize_t rows, const int32_t *widths,
+                        Py_ssize_t columns, Py_ssize_t words) {
+    if (columns == words) {
+        for (Py_ssize_t i = 0; i < rows; i++)
+            for (Py_ssize_t j = 0; j < words; j++) *out++ = tile[j * rows + i];
+        return;
+    }
+    for (Py_ssize_t i = 0; i < rows; i++) {
+        const uint32_t *column = tile;
+        for (Py_ssize_t j = 0; j < columns; j++) {
+            memcpy(out, column + i * widths[j], (size_t)widths[j] * WORD);
+            out += widths[j];
+            column += rows * widths[j];
+        }
+    }
+}
+
+static PyObject *weave(PyObject *module, PyObject *args) {
+    PyObject *target, *shapes;
+    Py_ssize_t block_rows;
+    Matrix out, widths;
+    if (!PyArg_ParseTuple(args, "OOn", &target, &shapes, &block_rows)) return NULL;
+    if (!open_matrix(target, 1, &out)) return NULL;
+    if (!open_matrix(shapes, 0, &widths)) {
+        PyBuffer_Release(&out.view);
+        return NULL;
+    }
+    const int32_t *width = widths.view.buf;
+    Py_ssize_t total = 0, largest = out.rows < block_rows ? out.rows : block_rows;
+    int positive = 1;
+    for (Py_ssize_t j = 0; j < widths.rows; j++) {
+        positive &= width[j] > 0;
+        total += width[j];
+    }
+    uint32_t *tile = NULL;
+    int fits = positive && total == out.words && widths.words == 1 && block_rows > 0;
+    if (!fits) PyErr_SetString(PyExc_ValueError, "widths must be positive and add up to the matrix's places");
+    if (fits && !(tile = PyMem_Malloc((size_t)(largest * out.words + 1) * WORD))) PyErr_NoMemory();
+    if (tile) {
+        uint32_t *block = out.view.buf;
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t start = 0; start < out.rows; start += block_rows) {
+            Py_ssize_t rows = out.rows - start < block_rows ? out.rows - start : block_rows;
+            memcpy(tile, block, (size_t)(rows * out.words) * WORD);
+            weave_block(tile, block, rows, width, widths.rows, out.words);
+            block += rows * out.words;
+        }
+        Py_END_ALLOW_THREADS
+        PyMem_Free(tile);
+    }
+    PyBuffer_Release(&out.view);
+    PyBuffer_Release(&widths.view);
+    if (!tile) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* Rows in random order miss every cache: the one AHEAD rows on is asked for while this one is copied. */
+static int gather_loop(const Matrix *source, const int32_t *order, const Matrix *out) {
+    const uint32_t *from = source->view.buf;
+    uint32_t *to = out->view.buf;
+    Py_ssize_t words = source->words, asked = words < 64 * LINE_WORDS ? words : 64 * LINE_WORDS;
+    uint32_t largest = 0; /* a negative number is a large one */
+    for (Py_ssize_t i = 0; i < out->rows; i++)
+        if ((uint32_t)order[i] > largest) largest = (uint32_t)order[i];
+    if (out->rows && (Py_ssize_t)largest >= source->rows) return 0;
+    for (Py_ssize_t i = 0; i < out->rows; i++, to += words) {
+        if (i + AHEAD < out->rows && words) {
+            const uint32_t *next = from + order[i + AHEAD] * words;
+            for (Py_ssize_t word = 0; word < asked; word += LINE_WORDS) PREFETCH(next + word);
+            PREFETCH(next + words - 1);
+        }
+        memcpy(to, from + order[i] * words, (size_t)words * WORD);
+    }
+    return 1;
+}
+
+static PyObject *gather(PyObject *module, PyObject *args) {
+    PyObject *objects[3];
+    Matrix source, order, out;
+    int found = 0;
+    if (!PyArg_ParseTuple(args, "OOO", &objects[0], &objects[1], &objects[2])) return NULL;
+    if (!open_matrix(objects[0], 0, &source)) return NULL;
+    if (!open_matrix(objects[1], 0, &order)) goto close_source;
+    if (!open_matrix(objects[2], 1, &out)) goto close_order;
+    if (order.words == 1 && order.rows == out.rows && source.words == out.words) {
+        Py_BEGIN_ALLOW_THREADS
+        found = gather_loop(&source, order.view.buf, &out);
+        Py_END_ALLOW_THREADS
+    }
+    if (!found) PyErr_SetString(PyExc_IndexError, "gather takes one row of the source for each row of out");
+    PyBuffer_Release(&out.view);
+close_order:
+    PyBuffer_Release(&order.view);
+close_source:
+    PyBuffer_Release(&source.view);
+    if (!found) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"permute", permute, METH_VARARGS, "permute(random_N, order_N)"},
+    {"stack", stack, METH_VARARGS, "stack(column, out_NF, first, block_rows)"},
+    {"weave", weave, METH_VARARGS, "weave(out_NF, widths, block_rows)"},
+    {"gather", gather, METH_VARARGS, "gather(source_NF, order_M, out_MF)"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "raymill_kernels", .m_size = 0, .m_methods = methods};
+
+PyMODINIT_FUNC PyInit_raymill_kernels(void) { return PyModuleDef_Init(&definition); }
