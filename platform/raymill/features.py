@@ -48,8 +48,7 @@ class Features:
         """Return some rows: views for a slice, copies in the given order for row numbers."""
         if isinstance(rows, slice):
             return Features(self.numeric_NF[rows], self.codes_NC[rows])
-        order_M = rows.astype(np.int32, copy=False)
-        return Features(gather(self.numeric_NF, order_M), gather(self.codes_NC, order_M))
+        return Features(gather(self.numeric_NF, rows), gather(self.codes_NC, rows))
 
     @staticmethod
     def concatenate(parts: Sequence[Features]) -> Features:
@@ -169,15 +168,22 @@ class Encoder(Spec):
         Tables of all columns are encoded one after the other, in any order; `out` may be some rows
         of a larger buffer. Raises as `encode_table` does.
         """
+        run: list[np.ndarray] = []  # columns whose places are next to each other, from `first` to `end`
+        first = end = 0
         for name in table.schema.names:
             if name not in self._places:
                 continue
             column, j = self._places[name]
             if column.kind == "categorical":
-                stack(encode_arrow.codes(column, table.column(name)), out.codes_NC, j)
-            else:
-                encode = encode_arrow.numbers if column.width == 1 else encode_arrow.vectors
-                stack(encode(column, table.column(name)), out.numeric_NF, j)
+                stack([encode_arrow.codes(column, table.column(name))], out.codes_NC, j)
+                continue
+            if j != end:
+                stack(run, out.numeric_NF, first)
+                run, first = [], j
+            encode = encode_arrow.numbers if column.width == 1 else encode_arrow.vectors
+            run.append(encode(column, table.column(name)))
+            end = j + column.width
+        stack(run, out.numeric_NF, first)
 
     def finish(self, out: Features) -> None:
         """Make rows of `out`, once every column has been encoded into it."""

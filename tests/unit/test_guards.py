@@ -25,7 +25,7 @@ LEVELS = {
     0: ("errors",),
     1: (
         "registry", "config", "storage", "tensors", "metrics", "evaluation", "features", "fitting",
-        "progress", "code_identity", "columns", "encode_arrow", "encode_plain",
+        "progress", "code_identity", "columns", "kernels", "encode_arrow", "encode_plain",
     ),
     2: ("data", "flavors", "search", "monitoring"),
     3: ("repo", "cluster"),

@@ -18,7 +18,7 @@ from raymill.features import Encoder, Features
 
 FOOTERS_KEPT = 64  # parsed; a shuffled epoch soon comes back to a file
 # Decoded bytes of columns read at a time: as fast as whole row groups, and bounded.
-LOCAL_SLICE_BYTES = 1 << 20
+LOCAL_SLICE_BYTES = 2 << 20
 REMOTE_SLICE_BYTES = 16 << 20  # where every read waits for the network
 
 # N = rows

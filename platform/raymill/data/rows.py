@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raymill.features import Features
+from raymill.kernels import gather
 
 # N = rows
 
@@ -29,8 +30,8 @@ class Rows:
         if isinstance(rows_M, slice):
             weights_N = None if self.weights_N is None else self.weights_N[rows_M]
             return Rows(self.features.take(rows_M), self.labels_N[rows_M], weights_N)
-        weights_N = None if self.weights_N is None else self.weights_N.take(rows_M)
-        return Rows(self.features.take(rows_M), self.labels_N.take(rows_M), weights_N)
+        weights_N = None if self.weights_N is None else gather(self.weights_N, rows_M)
+        return Rows(self.features.take(rows_M), gather(self.labels_N, rows_M), weights_N)
 
     @staticmethod
     def concatenate(parts: Sequence[Rows]) -> Rows:
