@@ -32,6 +32,8 @@ def numbers(column: FittedColumn, values: Values) -> np.ndarray | list[float]:
     for row, value in enumerate(_listed(values)):
         if type(value) in types and low <= value <= high:  # NaN is in no range
             out.append(value if origin is None else (value - origin) * 1e-6)
+        elif is_whole(value) and column.dtype != "bool" and low <= value <= high:
+            out.append(value if origin is None else (int(value) - origin) * 1e-6)
         elif value is None and fill is not None:
             out.append(fill)
         else:
@@ -85,13 +87,18 @@ def codes(column: FittedColumn, values: Values) -> list[int]:
     allowed = str if column.dtype == "string" else int
     out = []
     for row, value in enumerate(listed):
-        if type(value) is allowed:
+        if type(value) is allowed or (allowed is int and is_whole(value)):
             out.append(known.get(value, UNKNOWN_CODE))
         elif value is None and column.nullable:
             out.append(UNKNOWN_CODE)
         else:
             raise InvalidInput(_wrong_value(column, value, row))
     return out
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a float that is an integer, such as 2.0, which JSON does not tell from 2."""
+    return type(value) is float and value.is_integer()
 
 
 def _fits(column: FittedColumn, dtype: np.dtype) -> bool:

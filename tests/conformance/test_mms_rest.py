@@ -53,7 +53,7 @@ def test_describe_unregister_register(app: HttpApp) -> None:
         said = {"status": 'Model "strict" unregistered'}
         assert ask(app, "/models/strict", method="DELETE") == (200, said)
         status, answer = ask(app, "/predictions/strict", rows(toy.STRICT))
-        assert (status, answer["type"]) == (503, "ServiceUnavailableException")
+        assert (status, answer["type"]) == (404, "ModelNotFoundException")
         assert ask(app, "/models/strict", method="GET")[1]["status"] == "Unhealthy"
     finally:
         said = {"status": 'Model "strict" registered'}
@@ -68,10 +68,10 @@ def test_describe_unregister_register(app: HttpApp) -> None:
         ("DELETE", "/models/tyo", 404, "ModelNotFoundException"),
         ("POST", "/models?url=tyo", 404, "ModelNotFoundException"),
         ("POST", "/models", 400, "BadRequestException"),
-        ("PUT", "/models/toy?min_worker=2", 501, "NotImplementedException"),
+        ("PUT", "/models/toy?min_worker=2", 405, "MethodNotAllowedException"),
         ("PATCH", "/models/toy", 405, "MethodNotAllowedException"),
         ("POST", "/ping", 405, "MethodNotAllowedException"),
-        ("GET", "/", 405, "MethodNotAllowedException"),
+        ("POST", "/", 405, "MethodNotAllowedException"),
         ("POST", "/predictions", 404, "ModelNotFoundException"),
         ("POST", "/invocations?model_name=tyo", 404, "ModelNotFoundException"),
     ],

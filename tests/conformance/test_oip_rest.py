@@ -205,9 +205,9 @@ def test_repository_index_unload_load(app: HttpApp) -> None:
         assert ask(app, "/v2/repository/models/kinds/unload", b"")[0] == 200
         assert states()["kinds"] == "UNAVAILABLE"
         assert "kinds" not in states(ready=True)
-        assert ask(app, "/v2/models/kinds/ready", method="GET")[0] == 503
+        assert ask(app, "/v2/models/kinds/ready", method="GET")[0] == 404
         status, answer = ask(app, "/v2/models/kinds/infer", DIALECTS["oip_rest"].body(toy.ROWS))
-        assert (status, "was unloaded" in answer["error"]) == (503, True)
+        assert (status, "was unloaded" in answer["error"]) == (404, True)
         assert ask(app, "/v2/health/ready", method="GET")[0] == 200
     finally:
         assert ask(app, "/v2/repository/models/kinds/load", {})[0] == 200

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -33,7 +33,7 @@ class Dialect:
     scores: Callable[[Any], list[float]]
     error: Callable[[Any], str]
     """The message of an error of the right shape."""
-    codes: dict[str, int]
+    codes: dict[str, int] = field(default_factory=lambda: CODES)
 
 
 def tfserving_path(model: str, wanted: str) -> str:
@@ -75,21 +75,18 @@ DIALECTS = {
         body=lambda columns: {"inputs": columns},
         scores=lambda answer: answer["outputs"],
         error=error,
-        codes=CODES | {"method": 400},  # "Malformed request", as TF Serving has it
     ),
     "oip_rest": Dialect(
         path=lambda model, wanted: f"/v2/models/{model}{wanted and f'/versions/{wanted}'}/infer",
         body=oip_body,
         scores=lambda answer: answer["outputs"][0]["data"],
         error=error,
-        codes=CODES,
     ),
     "mms_rest": Dialect(
         path=lambda model, wanted: f"/predictions/{model}{wanted and f'/{wanted}'}",
         body=rows,
         scores=lambda answer: answer,
         error=mms_error,
-        codes=CODES,
     ),
 }
 

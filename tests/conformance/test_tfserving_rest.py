@@ -92,7 +92,6 @@ def test_bad_bodies(app: HttpApp, case: str) -> None:
         ("GET", "/v1/models/"),
         ("GET", "/v1/models/toy/versions"),
         ("GET", "/v1/models/toy/versions/x"),
-        ("POST", "/v1/models/toy"),
         ("POST", "/v1/models/toy/metadata:predict"),
         ("POST", "/v1/models/toy:explain"),
     ],

@@ -124,6 +124,8 @@ class HttpApp:
             await self._send(request, Response(204, b"", headers), send)
             return
         protocol = self._by_root.get(path.split("/", 2)[1] if path else "")
+        if path == "/" and request.method == "GET":
+            protocol = None
         if protocol is None:
             await self._send(request, self._own(request.method, path), send)
         elif http_body.media_type(request.headers) in ndjson.MEDIA_TYPES and request.method == "POST":
@@ -186,10 +188,16 @@ class HttpApp:
         return headers
 
     def _own(self, method: str, path: str) -> Response:
+        if path in ("/healthz", "/openapi.json", "/docs") and method not in ("GET", "HEAD"):
+            refusal = json_response({"error": f"method {method} is not allowed at {path}; use GET"}, 405)
+            refusal.headers += ((b"allow", b"GET, HEAD"),)
+            return refusal
         if path == "/healthz":
             ready = self._plane.ready()
             document = {"status": "ok" if ready else "loading", "models": self._plane.models()}
             return json_response(document, 200 if ready else 503)
+        if path == "/" and method == "GET":
+            return json_response({"status": "alive"})  # what KServe's V1 clients ask
         if path == "/openapi.json":
             return json_response(openapi.document(self._protocols))
         if path == "/docs":

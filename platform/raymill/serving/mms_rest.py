@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import numpy as np
 import orjson
 
-from raymill.errors import InvalidInput, NotFound, Unsupported
+from raymill.errors import InvalidInput, NotFound
 from raymill.serving import mms_openapi, ndjson, openapi
 from raymill.serving.http import Request, Response, json_response
 from raymill.serving.http_body import HttpError
@@ -138,13 +138,14 @@ class MmsRest:
         return json_response({**after, "models": page})
 
     async def _model(self, request: Request, model: str) -> Response:
-        _only(request, "GET", "PUT", "DELETE", "OPTIONS")
+        if request.method == "PUT":
+            scaled = "workers follow the load, by `autoscaling` in the serve spec, not this call"
+            raise HttpError(405, scaled, ((b"allow", b"GET, DELETE, OPTIONS"),))
+        _only(request, "GET", "DELETE", "OPTIONS")
         statuses = self._plane.status(model)
         if request.method == "DELETE":
             await self._plane.unload_model(model)
             return json_response({"status": f'Model "{model}" unregistered'})
-        if request.method == "PUT":
-            raise Unsupported("workers follow the load, by `autoscaling` in the serve spec, not this call")
         if request.method == "OPTIONS":
             return json_response(openapi.document([self]))
         served = self._plane.served().get(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from raymill.repo import Manifest
-from raymill.serving.openapi import Schema, closed, listed, operation, sample, value
+from raymill.serving.openapi import Schema, closed, listed, opened, operation, sample, value
 from raymill.serving.plane import Plane
 from raymill.tensors import OIP_DTYPES, TensorSpec
 
@@ -25,7 +25,7 @@ def paths(plane: Plane) -> dict[str, Any]:
             "post": operation(
                 TAG, "Repository", "Models and their states; `ready` for those alone that answer.",
                 {"type": "array", "items": {"type": "object"}},
-                body=closed({}, {"ready": {"type": "boolean"}}), example={}, error=ERROR,
+                body=closed({}, {"ready": {"type": "boolean"}}), body_required=False, example={}, error=ERROR,
             )
         },
     }  # fmt: skip
@@ -35,20 +35,27 @@ def paths(plane: Plane) -> dict[str, Any]:
         ways |= {f"/v2/models/{model}/versions/{label}": number for label, number in served.labels.items()}
         for path, number in ways.items():
             found |= _of_version(path, served.versions[number].version.manifest)
+    for model in plane.models():
+        found[f"/v2/repository/models/{model}/load"] = _change(
+            "Load", "Load the model, or follow its labels."
+        )
+        found[f"/v2/repository/models/{model}/unload"] = _change("Unload", "Take the model away.")
     return found
 
 
 def _of_version(path: str, manifest: Manifest) -> dict[str, Any]:
     signature = manifest.signature
     tensors = [_tensor(spec) for spec in signature.inputs]
-    request = closed(
-        {"inputs": {"type": "array", "items": {"anyOf": tensors}, "minItems": len(tensors)}},
+    all_of = [_holds(spec.name) for spec in signature.inputs]
+    count = {"minItems": len(tensors), "maxItems": len(tensors)}
+    request = opened(
+        {"inputs": {"type": "array", "items": {"anyOf": tensors}, **count, "allOf": all_of}},
         {
             "id": {"type": "string"},
             "parameters": PARAMETERS,
             "outputs": {
                 "type": "array",
-                "items": closed(
+                "items": opened(
                     {"name": {"enum": [spec.name for spec in signature.outputs]}}, {"parameters": PARAMETERS}
                 ),
             },
@@ -90,15 +97,31 @@ def _of_version(path: str, manifest: Manifest) -> dict[str, Any]:
 def _tensor(spec: TensorSpec) -> Schema:
     one = value(TensorSpec(name=spec.name, dtype=spec.dtype, nullable=spec.nullable))
     sizes = {"type": "array", "items": {"type": "integer", "minimum": 1}}
-    return closed(
+    return opened(
         {
             "name": {"const": spec.name},
             "datatype": {"const": OIP_DTYPES[spec.dtype]},
             "shape": sizes | {"minItems": len(spec.shape), "maxItems": max(2, len(spec.shape))},
-            "data": {"anyOf": [listed(one), listed(value(spec))]},
+            "data": listed(value(spec))
+            if spec.shape[1:] == ()
+            else {"anyOf": [listed(value(spec)), listed(one)]},
         },
         {"parameters": PARAMETERS},
     )
+
+
+def _holds(name: str) -> Schema:
+    """Return the schema of a list that holds the input of a name."""
+    return {"contains": {"properties": {"name": {"const": name}}, "required": ["name"]}}
+
+
+def _change(summary: str, description: str) -> dict[str, Any]:
+    answer, body = {"type": "object"}, closed({}, {"parameters": PARAMETERS})
+    return {
+        "post": operation(
+            TAG, summary, description, answer, body=body, body_required=False, example={}, error=ERROR
+        )
+    }
 
 
 def _get(summary: str, description: str) -> dict[str, Any]:

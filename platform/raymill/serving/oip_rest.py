@@ -93,8 +93,8 @@ class OipRest:
             return await self._infer(model, wanted, request)
         if what == "ready":
             _only(request, "GET")
-            ready = self._plane.model_ready(model, wanted)
-            return json_response({"name": model, "ready": ready}, 200 if ready else 503)
+            self._plane.manifest(model, wanted)  # raises where nothing answers
+            return json_response({"name": model, "ready": True})
         _only(request, "GET")
         if what is None:
             return json_response(self._metadata(model, wanted))
@@ -185,6 +185,10 @@ class OipRest:
 def _body(request: Request) -> dict[str, Any]:
     """Return the object of a body that may be empty."""
     document = oip_tensors.split(request.body, None)[0] if request.body.strip() else {}
+    oip_tensors.parameters(document)
+    unknown = document.keys() - {"ready", "parameters"}
+    if unknown:
+        raise InvalidInput(f"unknown key {sorted(unknown)[0]!r}; have: ready, parameters")
     if not isinstance(document.get("ready", False), bool):
         raise InvalidInput(f"'ready' must be true or false, got {document['ready']!r:.60}")
     return document

@@ -51,7 +51,9 @@ def columns(document: Mapping[str, Any], binary: memoryview, signature: Signatur
     Raises:
         InvalidInput: names the input, and what its name, datatype, shape or size should be.
     """
-    inputs = document.get("inputs")
+    inputs, name = document.get("inputs"), document.get("id", "")
+    if not isinstance(name, str):
+        raise InvalidInput(f"'id' must be a string, got {kind(name)}")
     if not isinstance(inputs, list) or not inputs:
         raise InvalidInput(f"'inputs' must be a list of at least one tensor, got {kind(inputs)}")
     specs = {spec.name: spec for spec in signature.inputs}
@@ -133,12 +135,15 @@ def outputs(
     Raises:
         InvalidInput: an output that the model does not have.
     """
-    by_default = bool(_parameters(document).get("binary_data_output", False))
-    asked = document.get("outputs") or [{"name": spec.name} for spec in signature.outputs]
+    by_default = bool(parameters(document).get("binary_data_output", False))
+    asked = document.get("outputs", [])
+    if not isinstance(asked, list):
+        raise InvalidInput(f"'outputs' must be a list of outputs, got {kind(asked)}")
+    asked = asked or [{"name": spec.name} for spec in signature.outputs]
     dtypes = {spec.name: spec.dtype for spec in signature.outputs}
     described: list[dict[str, Any]] = []
     binary: list[bytes] = []
-    for output in asked if isinstance(asked, list) else [asked]:
+    for output in asked:
         name = output.get("name") if isinstance(output, dict) else None
         if not isinstance(name, str) or name not in dtypes:
             raise InvalidInput(f"the model has no output {name!r}; have: {', '.join(dtypes)}")
@@ -148,7 +153,7 @@ def outputs(
             "datatype": OIP_DTYPES[dtypes[name]],
             "shape": list(values.shape),
         }
-        if _parameters(output).get("binary_data", by_default):
+        if parameters(output).get("binary_data", by_default):
             binary.append(values.tobytes())
             tensor["parameters"] = {"binary_data_size": values.nbytes}
         else:
@@ -204,7 +209,7 @@ def _texts(data: memoryview | bytes, name: str, rows: int) -> list[str]:
 
 
 def _binary_size(tensor: Mapping[str, Any]) -> int | None:
-    size = _parameters(tensor).get("binary_data_size")
+    size = parameters(tensor).get("binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
         raise InvalidInput(
             f"input {tensor['name']!r}: binary_data_size must be a number of bytes, got {size!r}"
@@ -212,8 +217,9 @@ def _binary_size(tensor: Mapping[str, Any]) -> int | None:
     return size
 
 
-def _parameters(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    parameters = document.get("parameters") or {}
-    if not isinstance(parameters, dict):
-        raise InvalidInput(f"'parameters' must be an object, got {kind(parameters)}")
-    return parameters
+def parameters(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of a request or a tensor. Raises InvalidInput if they are no object."""
+    given = document.get("parameters", {})
+    if not isinstance(given, dict):
+        raise InvalidInput(f"'parameters' must be an object, got {kind(given)}")
+    return given

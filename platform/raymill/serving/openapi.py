@@ -58,6 +58,7 @@ def operation(
     answer: Schema,
     *,
     body: Schema | None = None,
+    body_required: bool = True,
     example: Any = None,
     error: Schema | None = None,
 ) -> Schema:
@@ -65,7 +66,7 @@ def operation(
     made: Schema = {"tags": [tag], "summary": summary, "description": description}
     if body is not None:
         content: Schema = {"schema": body} if example is None else {"schema": body, "example": example}
-        made["requestBody"] = {"required": True, "content": {"application/json": content}}
+        made["requestBody"] = {"required": body_required, "content": {"application/json": content}}
     refusal = {"application/json": {"schema": error or {"type": "object"}}}
     made["responses"] = {
         "200": {"description": "OK", "content": {"application/json": {"schema": answer}}}
@@ -73,11 +74,10 @@ def operation(
     return made
 
 
-def row(signature: Signature) -> Schema:
-    """Return the schema of one row: an object with every input, or the value itself of a lone input."""
+def row(signature: Signature) -> list[Schema]:
+    """Return the schemas of one row: an object with every input, or the value itself of a lone input."""
     properties = {spec.name: value(spec) for spec in signature.inputs}
-    whole = closed(properties)
-    return {"anyOf": [next(iter(properties.values())), whole]} if len(properties) == 1 else whole
+    return [closed(properties), *(properties.values() if len(properties) == 1 else ())]
 
 
 def columns(signature: Signature) -> Schema:
@@ -87,12 +87,12 @@ def columns(signature: Signature) -> Schema:
 
 def closed(properties: Schema, optional: Schema | None = None) -> Schema:
     """Return an object with exactly these properties, and any of the optional ones."""
-    return {
-        "type": "object",
-        "properties": properties | (optional or {}),
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return opened(properties, optional) | {"additionalProperties": False}
+
+
+def opened(properties: Schema, optional: Schema | None = None) -> Schema:
+    """Return an object with these properties, any of the optional ones, and others that mean nothing."""
+    return {"type": "object", "properties": properties | (optional or {}), "required": list(properties)}
 
 
 def listed(items: Schema) -> Schema:
@@ -109,17 +109,21 @@ def value(spec: TensorSpec) -> Schema:
         limits = np.iinfo(spec.dtype)
         one = {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
     if spec.nullable:
-        one["type"] = [one["type"], "null"]
+        one = nullable(one)
     if len(spec.shape) == 1:
         return one
-    width = spec.shape[1]
-    kind = ["array", "null"] if spec.nullable else "array"
-    return {"type": kind, "items": one, "minItems": width, "maxItems": width}
+    vector = {"type": "array", "items": one, "minItems": spec.shape[1], "maxItems": spec.shape[1]}
+    return nullable(vector) if spec.nullable else vector
+
+
+def nullable(schema: Schema) -> Schema:
+    """Return the schema, or null; not as a list of types, which some tools cannot read."""
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def output(spec: TensorSpec) -> Schema:
     """Return the schema of one row's value of an output."""
-    one: Schema = {"type": ["number", "null"]}  # null stands for what JSON has no number for
+    one = nullable({"type": "number"})  # null stands for what JSON has no number for
     for size in reversed(spec.shape[1:]):
         one = {"type": "array", "items": one} | ({} if size < 0 else {"minItems": size, "maxItems": size})
     return one

@@ -232,7 +232,7 @@ class Plane:
         served = self._served.get(model)
         if served is None:
             if self._known(model).unloaded:
-                raise Unavailable(f"model {model!r} was unloaded; load it again to use it")
+                raise NotFound(f"model {model!r} was unloaded; load it again to use it")
             raise Unavailable(f"model {model!r} has no loaded version yet; try again shortly")
         number = served.default if wanted is None else wanted
         if isinstance(number, str):

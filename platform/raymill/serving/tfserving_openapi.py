@@ -29,7 +29,8 @@ def _of_version(path: str, manifest: Manifest) -> dict[str, Any]:
     result = output(signature.outputs[0])
     signed = {"signature_name": {"enum": ["serving_default", "", None]}}
     rows = [{spec.name: sample(spec) for spec in signature.inputs}]
-    by_row, by_column = listed(row(signature)), columns(signature)
+    by_row = {"anyOf": [listed(one) for one in row(signature)]}
+    by_column = columns(signature)
     if len(signature.inputs) == 1:  # whose list may stand alone
         by_column = {"anyOf": [by_column, listed(value(signature.inputs[0]))]}
     predict = operation(
@@ -46,7 +47,7 @@ def _of_version(path: str, manifest: Manifest) -> dict[str, Any]:
         },
         f"{path}:predict": {"post": predict},
     }
-    examples = {"body": _examples(manifest), "example": {"examples": rows}, "error": ERROR}
+    examples: dict[str, Any] = {"body": _examples(manifest), "example": {"examples": rows}, "error": ERROR}
     if manifest.task != "regression":
         pairs = listed(listed({"type": "array", "minItems": 2, "maxItems": 2}))
         answer = closed({"results": pairs})

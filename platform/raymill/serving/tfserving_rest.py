@@ -14,6 +14,7 @@ import numpy as np
 from raymill.errors import InvalidInput
 from raymill.serving import ndjson, tfserving_openapi
 from raymill.serving.http import Request, Response, json_response
+from raymill.serving.http_body import HttpError
 from raymill.serving.plane import Plane, VersionStatus
 from raymill.serving.tfserving_json import from_columns, from_examples, from_rows, numeric, parse
 from raymill.tensors import TF_DTYPES, TensorSpec
@@ -74,13 +75,17 @@ class TFServingRest:
 
     def _match(self, request: Request) -> re.Match[str]:
         match = _PATH.match(request.path)
-        expected = "POST" if match and match["verb"] else "GET"
-        if match is None or request.method != expected or (match["verb"] and match["metadata"]):
+        if match is None or (match["verb"] and match["metadata"]):
             raise InvalidInput(
                 f"Malformed request: {request.method} {request.path}; "
                 "have: GET /v1/models/MODEL[/versions/N|/labels/L][/metadata], "
                 "POST /v1/models/MODEL[/versions/N|/labels/L]:predict|:classify|:regress"
             )
+        expected = "POST" if match["verb"] else "GET"
+        if request.method != expected and (request.method, expected) != ("HEAD", "GET"):
+            # TF Serving has 400 here as well; 405 is what HTTP's own tools look for
+            message = f"Malformed request: {request.method} {request.path}; use {expected}"
+            raise HttpError(405, message, ((b"allow", expected.encode()),))
         return match
 
     async def _predict(self, model: str, wanted: Wanted, body: bytes) -> Response:

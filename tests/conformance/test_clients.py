@@ -1,0 +1,114 @@
+"""Clients that nobody here wrote, over a real port; no Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from environments import CLIENTS, alone, environment, run
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of a process that serves the toys."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    root = HERE.parents[1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "platform"), str(root / "tests")])}
+    command = [sys.executable, str(HERE / "serve_toys.py"), str(tmp_path_factory.mktemp("toys")), str(port)]
+    with subprocess.Popen(command, env=environment) as server:
+        try:
+            wait(f"http://127.0.0.1:{port}/healthz", server)
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def wait(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.1)
+    pytest.fail(f"nothing answers at {url}; the server's exit status is {server.poll()}")
+
+
+def test_tritonclient(address: str) -> None:
+    found = run("tritonclient_http", address)
+    assert {"binary_tensor_data", "model_repository", "statistics"} <= set(found["extensions"])
+    assert found["scores"] == [[3.0, 4.0, 20.0]] * 3
+    assert found["large"] == [2.0]
+    assert (found["unloaded"], found["loaded"]) == ("UNAVAILABLE", True)
+    assert found["rows_counted"] >= 5009
+    statuses, messages = zip(*found["refused"], strict=True)
+    assert statuses == ("404", "400", "400", "404")
+    assert "Did you mean 'toy'" in messages[0]
+    assert "missing inputs: w" in messages[1]
+    assert "has shape [3, 2]" in messages[2]
+
+
+def test_kserve_client(address: str) -> None:
+    found = run("kserve_rest", f"http://{address}")
+    assert found["scores"] == [[3.0, 4.0]] * 3
+    assert "Did you mean 'toy'" in found["refused"]
+
+
+def curl(*arguments: str) -> str:
+    done = subprocess.run(
+        ["curl", "--silent", "--show-error", "--max-time", "20", *arguments],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_curl(address: str, tmp_path: Path) -> None:
+    url = f"http://{address}"
+    row = '{"x": 1.0, "w": "a"}'
+    by_row = curl(f"{url}/v1/models/toy:predict", "--data", f'{{"instances": [{row}]}}')
+    assert json.loads(by_row) == {"predictions": [3.0]}
+    assert json.loads(curl("-X", "POST", f"{url}/predictions/toy", "-T", str(written(tmp_path, row)))) == 3.0
+    assert curl(f"{url}/ping", "--write-out", "%{http_code}").endswith("200")
+    assert json.loads(curl("-X", "OPTIONS", f"{url}/"))["openapi"]
+    packed = curl("--compressed", "--include", f"{url}/openapi.json")
+    assert "content-encoding: gzip" in packed
+    assert '"/v1/models/toy:predict"' in packed
+    lines = written(tmp_path, "\n".join([row] * 5000))
+    streamed = curl(
+        "-X", "POST", "-H", "content-type: application/x-ndjson", "-T", str(lines),
+        f"{url}/v1/models/toy:predict",
+    )  # fmt: skip
+    assert streamed == "3.0\n" * 5000
+    assert curl("--head", f"{url}/healthz").startswith("HTTP/1.1 200")
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "body"
+    file.write_text(text)
+    return file
+
+
+def test_schemathesis(address: str) -> None:
+    """Requests made from our OpenAPI, right ones and wrong ones, must be answered as it says."""
+    command = [
+        str(environment("schemathesis") / "schemathesis"),
+        "--config-file", "schemathesis.toml", "run", f"http://{address}/openapi.json",
+        "--exclude-path-regex", "/versions/|/labels/",  # the same schemas once more
+        "--exclude-method", "DELETE", "--exclude-path-regex", "/unload$",  # would leave nothing to ask
+    ]  # fmt: skip
+    variables = alone() | {"PYTHONPATH": str(CLIENTS)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, cwd=CLIENTS, timeout=240)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
