@@ -18,6 +18,8 @@ from raymill.config import Spec  # noqa: E402
 from raymill.data import ORDERS  # noqa: E402
 from raymill.flavors import FLAVORS  # noqa: E402
 from raymill.registry import Registry, import_target  # noqa: E402
+from raymill.search import SEARCHERS  # noqa: E402
+from raymill.search.schedulers import SCHEDULERS  # noqa: E402
 from raymill.serving import PROTOCOLS  # noqa: E402
 from raymill.train import STRATEGIES  # noqa: E402
 
@@ -28,6 +30,7 @@ SPECS = {
     "train": "raymill.train.spec:TrainSpec",
     "evaluate": "raymill.train.evaluate:EvaluateSpec",
     "serve": "raymill.serving.spec:ServeSpec",
+    "tune": "raymill.tune.spec:TuneSpec",
 }
 """Spec's name, which is also its schema's and its examples', to its class."""
 
@@ -36,6 +39,8 @@ TABLES: dict[tuple[str, str], Registry[Any]] = {
     ("TrainSpec", "strategy"): STRATEGIES,
     ("ReadSpec", "order"): ORDERS,
     ("ServeSpec", "protocols"): PROTOCOLS,
+    ("Stage", "searcher"): SEARCHERS,
+    ("SchedulerSpec", "name"): SCHEDULERS,
 }
 """Keys that take a name (or a list of names) out of a table, or a "module:attribute" of one's own."""
 

@@ -1,36 +1,27 @@
-"""The `raymill` command: the local cluster, and the model repository."""
+"""The `raymill` command: the local cluster, the model repository, studies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from raymill import __version__, local_cluster
-from raymill.entry import fail
-from raymill.errors import RaymillError
+from raymill import __version__, local_cluster, study_cli
+from raymill.entry import errors_shown
 from raymill.repo import Repository
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 models = typer.Typer(no_args_is_help=True, help="List, show and label published models.")
 app.add_typer(models, name="models")
+app.add_typer(study_cli.app, name="study")
 console = Console()
 
 Root = Annotated[str, typer.Option("--repository", help="Repository root; relative to $RAYMILL_STORAGE.")]
 Model = Annotated[str, typer.Argument(help="Model name.")]
 Label = Annotated[str, typer.Argument(help="Label, such as stable or canary.")]
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except RaymillError as error:
-        fail(error)
 
 
 @app.command()
@@ -44,7 +35,7 @@ def up(
     ] = None,
 ) -> None:
     """Start a Ray cluster on this machine; prints the exports that submitting needs."""
-    with _errors():
+    with errors_shown():
         cluster = local_cluster.up(dashboard_port=dashboard_port, ray_port=ray_port, cpus=cpus)
     for name, value in cluster.exports().items():
         typer.echo(f"export {name}={value}")
@@ -53,7 +44,7 @@ def up(
 @app.command()
 def down() -> None:
     """Stop the cluster that `raymill up` started here, and nothing else."""
-    with _errors():
+    with errors_shown():
         cluster = local_cluster.down()
     typer.echo(f"stopped {cluster.dashboard}" if cluster else "no local cluster is running")
 
@@ -67,7 +58,7 @@ def version() -> None:
 @models.command("list")
 def list_models(repository: Root = "models") -> None:
     """Show every model with its newest version, metrics and labels."""
-    with _errors():
+    with errors_shown():
         found = _repository(repository)
         table = Table("model", "versions", "newest", "flavor", "metrics", "labels")
         for name in found.models():
@@ -87,7 +78,7 @@ def show(
     repository: Root = "models",
 ) -> None:
     """Print a version's manifest: signature, metrics, lineage, files."""
-    with _errors():
+    with errors_shown():
         found = _repository(repository)
         version = found.version(model, found.resolve(model, wanted))
     console.print_json(version.manifest.model_dump_json())
@@ -96,7 +87,7 @@ def show(
 @models.command()
 def label(model: Model, label: Label, wanted: str, repository: Root = "models") -> None:
     """Point a label at a version; servers that follow it change over."""
-    with _errors():
+    with errors_shown():
         event = _repository(repository).label(model, label, wanted)
     typer.echo(f"{model}: {event.label} -> version {event.version}")
 
@@ -104,7 +95,7 @@ def label(model: Model, label: Label, wanted: str, repository: Root = "models") 
 @models.command()
 def rollback(model: Model, label: Label, repository: Root = "models") -> None:
     """Point a label back at the version it had before."""
-    with _errors():
+    with errors_shown():
         event = _repository(repository).rollback(model, label)
     typer.echo(f"{model}: {event.label} -> version {event.version}")
 
@@ -112,7 +103,7 @@ def rollback(model: Model, label: Label, repository: Root = "models") -> None:
 @models.command()
 def history(model: Model, label: Label, repository: Root = "models") -> None:
     """Show every move of a label, oldest first."""
-    with _errors():
+    with errors_shown():
         events = _repository(repository).history(model, label)
     table = Table("at (UTC)", "version", "by")
     for event in events:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -39,6 +40,15 @@ def run_job(spec_type: type[S], main: Callable[[S], dict[str, Any]]) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=spec_type.__doc__)(command)
     app()
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """End the process with an error's own message, where Raymill raised it on purpose."""
+    try:
+        yield
+    except RaymillError as error:
+        fail(error)
 
 
 def fail(error: RaymillError) -> None:

@@ -28,7 +28,7 @@ def test_every_block_is_a_command() -> None:
     text = "".join(body for _, body in blocks())
     for command in ("make demo", "make test", "make stop", "raymill up", "curl"):
         assert command in text
-    assert text.count("ray job submit --working-dir . -- python jobs/") == 5
+    assert text.count("ray job submit --working-dir . -- python jobs/") == 6
 
 
 def copy_checkout(target: Path, port: int) -> None:

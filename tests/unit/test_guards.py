@@ -30,7 +30,7 @@ LEVELS = {
     2: ("data", "flavors", "search", "monitoring"),
     3: ("repo", "cluster"),
     4: ("train", "serving", "prepare", "entry"),
-    5: ("local_cluster",),
+    5: ("local_cluster", "tune", "study_cli"),
     6: ("cli", *ENTRY_FOLDERS),
 }  # fmt: skip
 LEVEL = {area: level for level, areas in LEVELS.items() for area in areas}
@@ -38,7 +38,7 @@ LEVEL = {area: level for level, areas in LEVELS.items() for area in areas}
 RAY = ("ray", "xgboost_ray")
 HEAVY = (*RAY, "torch", "tensorflow", "xgboost", "keras")
 RIM = {
-    "raymill.serving.deployment", "raymill.train.signals", "raymill.train.tune_report",
+    "raymill.search.tune", "raymill.serving.deployment", "raymill.train.signals", "raymill.train.tune_report",
     "raymill.train.xgboost_ddp",
 }  # fmt: skip
 """Modules that import Ray when they are imported; each is reached by name only, when work starts."""

@@ -65,6 +65,10 @@ class Flavor(ABC):
     """"module:function" that trains data-parallel with this framework's own collectives."""
     local: ClassVar[str | None] = None
     """"module:function" that trains in the calling process; None where the framework has no such trainer."""
+    duration: ClassVar[str] = "epochs"
+    """The hyper-parameter that says how long to train; what is measured carries its singular."""
+    mutable: ClassVar[tuple[str, ...]] = ()
+    """Hyper-parameters that may change while a model trains, as population based training does."""
     packages: ClassVar[tuple[str, ...]]
     """Distributions whose versions belong into the lineage."""
     tolerance: ClassVar[float] = 1e-5

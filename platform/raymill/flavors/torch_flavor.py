@@ -40,6 +40,7 @@ class TorchFlavor(Flavor):
     Config = TorchConfig
     collective = "raymill.train.torch_ddp:fit"
     local = "raymill.train.torch_local:fit"
+    mutable = ("learning_rate", "weight_decay", "dropout")
     packages = ("torch",)
 
     def save(self, model: Any, directory: Path) -> None:

@@ -29,6 +29,7 @@ class TorchLearner:
         self.network = TabularMLP(encoder, config.hidden, config.dropout).to(self.device)
         self.forward: nn.Module = self.network
         self.draws = config.dropout > 0
+        self._settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -77,6 +78,8 @@ class TorchLearner:
         state = torch.load(directory / STATE_FILE, map_location=self.device, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # a trial may go on with other settings than it began with
+            group.update(self._settings)
 
     def weights(self) -> dict[str, np.ndarray]:
         return {name: value.detach().cpu().numpy().copy() for name, value in self.network.named_parameters()}

@@ -57,6 +57,11 @@ class XGBoostFlavor(Flavor):
     Config = XGBoostConfig
     collective = "raymill.train.xgboost_ddp:fit"
     local = "raymill.train.xgboost_local:fit"
+    duration = "rounds"
+    mutable = (
+        "max_depth", "learning_rate", "subsample", "colsample_bytree", "min_child_weight", "reg_lambda",
+        "max_cat_to_onehot",
+    )  # fmt: skip
     packages = ("xgboost", "xgboost-ray")
 
     def save(self, model: Any, directory: Path) -> None:

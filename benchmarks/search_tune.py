@@ -1,0 +1,220 @@
+"""What do our searchers cost in Ray Tune, and what do they find on the flights?
+
+python benchmarks/search_tune.py overhead [--trials 200] [--rounds 3]
+    Trials of a function that returns at once: ours through the bridge, study log included, against Tune's
+    own random searcher, as Tune runs it by default and with its actors reused as ours are.
+
+python benchmarks/search_tune.py flights [--trials 48] [--seeds 3]
+    AUC on the validation month that each searcher finds for XGBoost, and the wall time of the study;
+    Optuna's TPE through Tune runs the same trials. Needs $RAYMILL_STORAGE with the prepared flights, and
+    `pip install optuna`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "platform"))
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+import ray  # noqa: E402
+from common import compare, console, finish  # noqa: E402
+from ray import tune  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from raymill import config  # noqa: E402
+from raymill.search.header import StudyHeader  # noqa: E402
+from raymill.search.study import Study  # noqa: E402
+from raymill.search.tune import Placement, Running, run_study  # noqa: E402
+from raymill.storage import locate  # noqa: E402
+from raymill.train.run import check, make_job  # noqa: E402
+from raymill.tune.plan import Plan, make_plan  # noqa: E402
+from raymill.tune.run import NO_REPORTS  # noqa: E402
+from raymill.tune.spec import TuneSpec  # noqa: E402
+from raymill.tune.trial import TrialBase, run_trial  # noqa: E402
+
+CONCURRENCY = 2
+SEARCHERS = ("random", "bayesian", "genetic", "annealing")
+Trial = Callable[[dict[str, Any]], dict[str, float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=("overhead", "flights"))
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--searchers", nargs="*", default=[*SEARCHERS, "optuna-tpe"])
+    options = parser.parse_args()
+    ray.init(
+        address="local", num_cpus=CONCURRENCY, include_dashboard=False, log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT / "platform")}},
+    )  # fmt: skip
+    if options.what == "overhead":
+        overhead(options.trials or 200, options.rounds)
+    else:
+        flights(options.trials or 48, options.seeds, options.searchers)
+
+
+# Overhead
+
+
+def overhead(trials: int, rounds: int) -> None:
+    contenders = {
+        "Tune random": lambda: theirs_seconds(trials, reuse=False),
+        "Tune random, actors reused": lambda: theirs_seconds(trials, reuse=True),
+        "raymill random": lambda: ours_seconds(trials),
+    }
+    measured = compare(contenders, unit="s", rounds=rounds, warmup=0)
+    measured.show(
+        f"{trials} trials that return at once, {CONCURRENCY} at a time", "Tune random, actors reused"
+    )
+    finish(
+        "tune_overhead",
+        {
+            "tune_overhead": round(measured.ratio("raymill random", "Tune random"), 3),
+            "tune_overhead_reused": round(measured.ratio("raymill random", "Tune random, actors reused"), 3),
+        },
+    )
+
+
+def theirs_seconds(trials: int, *, reuse: bool) -> float:
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        tune.Tuner(
+            tune.with_resources(at_once_theirs, {"CPU": 1}),
+            param_space={"x": tune.uniform(0, 1)},
+            tune_config=tune.TuneConfig(
+                metric="score",
+                mode="max",
+                num_samples=trials,
+                max_concurrent_trials=CONCURRENCY,
+                reuse_actors=reuse,
+            ),
+            run_config=tune.RunConfig(name="theirs", storage_path=folder, verbose=0),
+        ).fit()
+    return time.perf_counter() - started
+
+
+def ours_seconds(trials: int) -> float:
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        header = StudyHeader.model_validate(
+            {
+                "space": {"parameters": {"x": {"type": "float", "low": 0, "high": 1}}},
+                "stages": [{"searcher": "random", "trials": trials}],
+                "objectives": [{"metric": "score", "mode": "max"}], "concurrency": CONCURRENCY,
+            }
+        )  # fmt: skip
+        study = Study.open_or_create(locate(folder) / "study", header)
+        run_study(study, at_once_ours, None, Placement(resources={"CPU": 1}), storage=locate(folder) / "tune")
+        study.close()
+    assert study.record.counts()["complete"] == trials
+    return time.perf_counter() - started
+
+
+def at_once_theirs(params: dict[str, Any]) -> None:
+    tune.report({"score": params["x"]})
+
+
+def at_once_ours(shared: None, running: Running) -> dict[str, float]:
+    return {"score": running.params["x"]}
+
+
+# Flights
+
+
+def flights(trials: int, seeds: int, searchers: list[str]) -> None:
+    os.chdir(ROOT)
+    plan = make_plan(
+        config.load(TuneSpec, "examples/flights/tune.yaml", ["search.stages=[{searcher: random}]"])
+    )
+    base = TrialBase("benchmark", plan.trials, make_job(plan.base, check(plan.base)), NO_REPORTS)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in searchers}
+    for seed in range(seeds):
+        for name in searchers:
+            run = optuna_tpe if name == "optuna-tpe" else ours
+            found[name].append(run(name, plan, base, trials, seed))
+            console.print(f"seed {seed} {name}: AUC {found[name][-1][0]:.5f} in {found[name][-1][1]:.0f} s")
+    table = Table("searcher", "mean AUC", *(f"seed {seed}" for seed in range(seeds)), "seconds")
+    for name, runs in found.items():
+        aucs = [auc for auc, _ in runs]
+        seconds = statistics.median(taken for _, taken in runs)
+        table.add_row(name, f"{statistics.mean(aucs):.5f}", *(f"{auc:.5f}" for auc in aucs), f"{seconds:.0f}")
+    console.print(table)
+    finish(
+        "flights_search",
+        {name: {"auc": statistics.mean(a for a, _ in runs), "seconds": statistics.median(s for _, s in runs)}
+         for name, runs in found.items()},
+    )  # fmt: skip
+
+
+def space_of(plan: Plan) -> TuneSpec:
+    return config.load(TuneSpec, "examples/flights/tune.yaml", ["search.stages=[{searcher: random}]"])
+
+
+def ours(name: str, plan: Plan, base: TrialBase, trials: int, seed: int) -> tuple[float, float]:
+    """Return the best AUC of one of our searchers, and the seconds of its study."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        header = StudyHeader.model_validate(
+            {
+                "space": space_of(plan).space, "stages": [{"searcher": name, "trials": trials}], "seed": seed,
+                "objectives": [{"metric": "validation_auc", "mode": "max"}], "concurrency": CONCURRENCY,
+            }
+        )  # fmt: skip
+        study = Study.open_or_create(locate(folder) / "study", header)
+        run_study(study, run_trial, base, Placement(resources={"CPU": 1}), storage=locate(folder) / "tune")
+        best = study.record.best()
+        study.close()
+    assert best is not None
+    return best.metrics["validation_auc"], time.perf_counter() - started
+
+
+def optuna_tpe(name: str, plan: Plan, base: TrialBase, trials: int, seed: int) -> tuple[float, float]:
+    """Return the same of Optuna's TPE through Tune, on the same trials, its actors reused as ours are."""
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    shared = ray.put(base)
+
+    def trial(params: dict[str, Any]) -> None:
+        running = Running(0, dict(params), lambda metrics, write=None: None, None)
+        tune.report(run_trial(ray.get(shared), running))
+
+    def space(suggest: Any) -> None:
+        for key, parameter in space_of(plan).space.parameters.items():
+            if parameter.type == "int":
+                suggest.suggest_int(key, parameter.low, parameter.high)
+            else:
+                suggest.suggest_float(key, parameter.low, parameter.high, log=parameter.log)
+
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        results = tune.Tuner(
+            tune.with_resources(trial, {"CPU": 1}),
+            tune_config=tune.TuneConfig(
+                search_alg=OptunaSearch(
+                    space, metric="validation_auc", mode="max", sampler=optuna.samplers.TPESampler(seed=seed)
+                ),
+                num_samples=trials, max_concurrent_trials=CONCURRENCY, reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(name="optuna", storage_path=folder, verbose=0),
+        ).fit()  # fmt: skip
+        aucs = [result.metrics["validation_auc"] for result in results if result.metrics]
+    return max(aucs), time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Studies of trainings: search joined to train, from a tune spec to the best model published."""

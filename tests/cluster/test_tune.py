@@ -1,0 +1,111 @@
+"""Studies on a real cluster: staged to a published model, and killed and gone on with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Cluster, closing_line
+
+from raymill.search.record import Record
+from raymill.search.study import Study
+from raymill.tune.trial import train_spec
+
+TUNE = ("jobs/tune.py", "--config", "examples/flights/tune.yaml")
+DEPTH, ROUNDS = "flavors.xgboost.max_depth", "flavors.xgboost.rounds"
+METHOD = "flavors.xgboost.params.tree_method"
+SPACE = (
+    f"{{parameters: {{{DEPTH}: {{type: int, low: 2, high: 4, default: 2}}, "
+    f"{METHOD}: {{type: categorical, values: [hist, nonsense], default: hist}}}}}}"
+)
+DEPTHS = f"{{parameters: {{{DEPTH}: {{type: int, low: 3, high: 10}}}}}}"
+
+
+def training(model: str, rounds: int) -> str:
+    return f"{{flavor: xgboost, model: {model}, workers: 1, {ROUNDS}: {rounds}}}"
+
+
+def settings(**values: str) -> list[str]:
+    return [part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
+
+
+def read(cluster: Cluster, study: str) -> Record:
+    return Study.read(str(cluster.storage / "studies" / study))
+
+
+def test_a_staged_study_ends_in_a_published_model_though_trials_fail(cluster: Cluster, flights: Path) -> None:
+    stages = (
+        f"[{{searcher: grid, options: {{values: {{{METHOD}: [nonsense, hist]}}}}}}, {{searcher: random}}]"
+    )
+    code, output = cluster.submit(
+        *TUNE,
+        *settings(study="staged", space=SPACE, search__stages=stages, search__trials="4",
+                  train__set=training("tuned", rounds=8)),
+    )  # fmt: skip
+    assert code == 0, output
+    result, record = closing_line(output), read(cluster, "staged")
+    first, second = record.trials[:2]
+    assert (first.status, second.status) == ("failed", "complete")
+    assert "XGBoostError" in first.error
+    assert "trial 1 grid: max_depth=2, tree_method=hist -> validation_auc" in output
+    assert [trial.stage for trial in record.trials] == [0, 0, 1, 1]
+    best = record.best()
+    assert best is not None
+    assert result["best"]["params"] == best.params
+    published = result["published"]
+    assert published["train_rows"] == 244_737
+    assert published["metrics"]["validation"]["auc"] == pytest.approx(
+        best.metrics["validation_auc"], abs=1e-6
+    )
+    assert 0.6 < published["metrics"]["test"]["auc"] < 0.72
+    shown = cluster.run("raymill", "models", "show", "tuned")
+    assert f'"study": "staged/{best.number}"' in shown.stdout
+    assert (cluster.storage / "studies/staged/report/report.html").exists()
+    train_spec(record.header.meta["train"], best.params)
+
+
+def test_a_killed_driver_is_gone_on_with_no_trial_lost_or_run_twice(cluster: Cluster, flights: Path) -> None:
+    command = [
+        sys.executable, *TUNE, *settings(
+            study="killed", search__trials="5", search__concurrency="1", retrain="false",
+            search__stages="[{searcher: random}]", space=DEPTHS,
+            train__set=training("unpublished", rounds=60),
+        ),
+    ]  # fmt: skip
+    environment = cluster.environment | {"RAY_ADDRESS": cluster.ray_address}
+    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    wait_until(lambda: told(cluster) >= 2)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = read(cluster, "killed")
+    assert 2 <= len([t for t in before.trials if t.ended]) < 5
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = read(cluster, "killed")
+    assert after.counts()["complete"] == 5
+    asked = [(trial.number, trial.params) for trial in after.trials]
+    assert asked[: len(before.trials)] == [(trial.number, trial.params) for trial in before.trials]
+    ended = {trial.number: trial.metrics for trial in before.trials if trial.ended}
+    assert ended.items() <= {trial.number: trial.metrics for trial in after.trials}.items()
+    again = Study(after.header)  # what a driver that nobody kills asks for
+    for trial in after.trials:
+        assert again.ask() is not None
+        again.tell(trial.number, trial.metrics)
+    assert [trial.params for trial in again.record.trials] == [trial.params for trial in after.trials]
+
+
+def told(cluster: Cluster) -> int:
+    logs = (cluster.storage / "studies" / "killed").glob("log/*.jsonl")
+    return sum(file.read_text().count('"event": "tell"') for file in logs)
+
+
+def wait_until(condition, seconds: float = 120) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
