@@ -1,13 +1,12 @@
 """What do our searchers cost in Ray Tune, and what do they find on the flights?
 
-python benchmarks/search_tune.py overhead [--trials 200] [--rounds 3]
+python benchmarks/search_tune.py overhead [--trials 200] [--rounds 3] [--peers default reused]
     Trials of a function that returns at once: ours through the bridge, study log included, against Tune's
     own random searcher, as Tune runs it by default and with its actors reused as ours are.
 
 python benchmarks/search_tune.py flights [--trials 48] [--seeds 3]
     AUC on the validation month that each searcher finds for XGBoost, and the wall time of the study;
-    Optuna's TPE through Tune runs the same trials. Needs $RAYMILL_STORAGE with the prepared flights, and
-    `pip install optuna`.
+    Optuna's TPE through Tune runs the same trials. Needs $RAYMILL_STORAGE with the prepared flights.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray  # noqa: E402
-from common import compare, console, finish  # noqa: E402
+from common import ENVIRONMENTS, compare, console, finish  # noqa: E402
 from ray import tune  # noqa: E402
 from rich.table import Table  # noqa: E402
 
@@ -44,6 +44,14 @@ from raymill.tune.spec import TuneSpec  # noqa: E402
 from raymill.tune.trial import TrialBase, run_trial  # noqa: E402
 
 CONCURRENCY = 2
+OPTUNA = (
+    "optuna==5.0.0",
+    "alembic==1.20.1",
+    "colorlog==6.12.0",
+    "Mako==1.4.3",
+    "SQLAlchemy==2.1.9",
+    "tqdm==4.70.1",
+)
 SEARCHERS = ("random", "bayesian", "genetic", "annealing")
 Trial = Callable[[dict[str, Any]], dict[str, float]]
 
@@ -54,6 +62,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--peers", nargs="*", default=["default", "reused"], choices=("default", "reused"))
     parser.add_argument("--searchers", nargs="*", default=[*SEARCHERS, "optuna-tpe"])
     options = parser.parse_args()
     ray.init(
@@ -61,7 +70,7 @@ def main() -> None:
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT / "platform")}},
     )  # fmt: skip
     if options.what == "overhead":
-        overhead(options.trials or 200, options.rounds)
+        overhead(options.trials or 200, options.rounds, options.peers)
     else:
         flights(options.trials or 48, options.seeds, options.searchers)
 
@@ -69,21 +78,21 @@ def main() -> None:
 # Overhead
 
 
-def overhead(trials: int, rounds: int) -> None:
-    contenders = {
-        "Tune random": lambda: theirs_seconds(trials, reuse=False),
-        "Tune random, actors reused": lambda: theirs_seconds(trials, reuse=True),
-        "raymill random": lambda: ours_seconds(trials),
+def overhead(trials: int, rounds: int, peers: list[str]) -> None:
+    contenders: dict[str, Callable[[], float]] = {
+        f"Tune random, {peer}": lambda peer=peer: theirs_seconds(trials, reuse=peer == "reused")
+        for peer in peers
     }
-    measured = compare(contenders, unit="s", rounds=rounds, warmup=0)
-    measured.show(
-        f"{trials} trials that return at once, {CONCURRENCY} at a time", "Tune random, actors reused"
+    ours_seconds(4)  # starts what a first trial on a cluster starts
+    measured = compare(
+        contenders | {"raymill random": lambda: ours_seconds(trials)}, unit="s", rounds=rounds, warmup=0
     )
+    measured.show(f"{trials} trials that return at once, {CONCURRENCY} at a time", "raymill random")
     finish(
         "tune_overhead",
         {
-            "tune_overhead": round(measured.ratio("raymill random", "Tune random"), 3),
-            "tune_overhead_reused": round(measured.ratio("raymill random", "Tune random, actors reused"), 3),
+            f"tune_overhead_{peer}": round(measured.ratio("raymill random", f"Tune random, {peer}"), 3)
+            for peer in peers
         },
     )
 
@@ -139,7 +148,7 @@ def flights(trials: int, seeds: int, searchers: list[str]) -> None:
     plan = make_plan(
         config.load(TuneSpec, "examples/flights/tune.yaml", ["search.stages=[{searcher: random}]"])
     )
-    base = TrialBase("benchmark", plan.trials, make_job(plan.base, check(plan.base)), NO_REPORTS)
+    base = TrialBase("benchmark-", plan.trials, make_job(plan.base, check(plan.base)), NO_REPORTS)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in searchers}
     for seed in range(seeds):
         for name in searchers:
@@ -157,6 +166,26 @@ def flights(trials: int, seeds: int, searchers: list[str]) -> None:
         {name: {"auc": statistics.mean(a for a, _ in runs), "seconds": statistics.median(s for _, s in runs)}
          for name, runs in found.items()},
     )  # fmt: skip
+
+
+def beside(requirements: Sequence[str]) -> None:
+    """Put packages behind ours on this process's path: the driver's searcher, and what it lacks here."""
+    folder = ENVIRONMENTS / "optuna"
+    if not folder.exists():
+        console.print(f"installing {', '.join(requirements)} into {folder}")
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            folder,
+            *requirements,
+        ]
+        subprocess.run(command, check=True)
+    sys.path.append(str(folder))
 
 
 def space_of(plan: Plan) -> TuneSpec:
@@ -183,6 +212,7 @@ def ours(name: str, plan: Plan, base: TrialBase, trials: int, seed: int) -> tupl
 
 def optuna_tpe(name: str, plan: Plan, base: TrialBase, trials: int, seed: int) -> tuple[float, float]:
     """Return the same of Optuna's TPE through Tune, on the same trials, its actors reused as ours are."""
+    beside(OPTUNA)
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 

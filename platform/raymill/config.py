@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -86,6 +87,14 @@ def put(document: dict[str, Any], key: str, value: Any) -> None:
             raise SpecError(f"{key}: {'.'.join(parents[:depth])!r} is a value, not a section")
         node = child
     node[leaf] = value
+
+
+def with_values(document: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a spec's document with values at dotted keys. Raises as `put` does."""
+    changed = copy.deepcopy(dict(document))
+    for key, value in values.items():
+        put(changed, key, value)
+    return changed
 
 
 def _explain(spec: type[BaseModel], problem: Any) -> str:

@@ -14,11 +14,10 @@ from raymill import local_cluster
 from raymill.entry import errors_shown
 from raymill.errors import NotFound
 from raymill.search.record import Record
-from raymill.search.report import write_report
+from raymill.search.report import best_document, write_report
 from raymill.search.study import HEADER_FILE, Study
 from raymill.search.watch import params_text, stage_name, study_table, value_text
 from raymill.storage import Location, locate
-from raymill.tune.trial import best_document
 
 app = typer.Typer(no_args_is_help=True, help="List and show hyper-parameter studies.")
 console = Console()
@@ -91,7 +90,7 @@ def _best_spec(study: str, record: Record, number: int | None) -> str:
     chosen = record.best() if number is None else record.trial(number)
     if chosen is None:
         raise NotFound(f"study {study!r} has no trial that succeeded; look at `raymill study show {study}`")
-    document = best_document(study, record.header.meta["train"], chosen)
+    document = best_document(study, record, chosen)
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 

@@ -30,8 +30,9 @@ LEVELS = {
     2: ("data", "flavors", "search", "monitoring"),
     3: ("repo", "cluster"),
     4: ("train", "serving", "prepare", "entry"),
-    5: ("local_cluster", "tune", "study_cli"),
-    6: ("cli", *ENTRY_FOLDERS),
+    5: ("local_cluster", "tune"),
+    6: ("study_cli",),
+    7: ("cli", *ENTRY_FOLDERS),
 }  # fmt: skip
 LEVEL = {area: level for level, areas in LEVELS.items() for area in areas}
 

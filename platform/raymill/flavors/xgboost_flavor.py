@@ -56,6 +56,7 @@ class XGBoostFlavor(Flavor):
     name = "xgboost"
     Config = XGBoostConfig
     collective = "raymill.train.xgboost_ddp:fit"
+    reports = False
     local = "raymill.train.xgboost_local:fit"
     duration = "rounds"
     mutable = (

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 from html import escape
+from typing import Any
 
 import yaml
 
+from raymill.config import with_values
 from raymill.search.plots import importance_of, plots
 from raymill.search.record import Record, Trial
 from raymill.search.watch import short, stage_name, value_text
@@ -21,6 +23,11 @@ TITLES = {
     "slices": "Each parameter by itself",
     "pareto": "What can be had of both objectives",
 }
+
+
+def best_document(name: str, record: Record, trial: Trial) -> dict[str, Any]:
+    """Return the spec that a study tunes, with the parameters of a trial, and named as their source."""
+    return with_values(record.header.meta["train"], {**trial.params, "study": f"{name}/{trial.number}"})
 
 
 def write_report(name: str, record: Record, folder: Location) -> list[Location]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from raymill.config import with_values
 from raymill.errors import SpecError, Unavailable, Unsupported, nearest
 from raymill.evaluation import METRICS
 from raymill.flavors import FLAVORS
@@ -18,7 +19,7 @@ from raymill.search.header import Objective, Stage
 from raymill.search.schedulers import NEEDS_CHECKPOINTS, SECONDS, Progress, make_scheduler
 from raymill.train.spec import TrainSpec
 from raymill.tune.spec import TuneSpec
-from raymill.tune.trial import train_spec, with_params
+from raymill.tune.trial import train_spec
 
 TRIAL_CPUS = 0.1
 """What a trial's process holds that only waits for its workers."""
@@ -49,14 +50,14 @@ def make_plan(spec: TuneSpec) -> Plan:
         SpecError: a train spec, parameter, objective or scheduler that cannot work.
         Unsupported: a scheduler that needs what these trials cannot do.
     """
-    document = with_params(_read(spec.train.spec), spec.train.set)
+    document = with_values(_read(spec.train.spec), spec.train.set)
     best = train_spec(document, {}, spec.train.spec)
-    document = with_params(document, {"strategy": _strategy(best)})
-    trials = with_params(document, spec.train.trials)
+    document = with_values(document, {"strategy": _strategy(best)})
+    trials = with_values(document, spec.train.trials)
     base = train_spec(trials, {}, "train.trials")
     if base.read.order == "incremental":
         raise Unsupported("trials train from scratch, read.order incremental continues a version; use full")
-    trials = with_params(trials, {"strategy": _strategy(base)})
+    trials = with_values(trials, {"strategy": _strategy(base)})
     base = train_spec(trials, {})
     _check_space(spec.space, trials, base)
     _check_objective(spec.objective, base)
@@ -178,6 +179,11 @@ def _check_scheduler(spec: TuneSpec, base: TrainSpec, progress: Progress) -> Non
         raise Unsupported(
             f"scheduler {scheduler.name!r} moves trials between states, which trials with workers of "
             "their own cannot; use asha or median_stopping, or workers: 1"
+        )
+    if base.strategy != "local" and not FLAVORS.load(base.flavor).reports:
+        raise Unsupported(
+            f"scheduler {scheduler.name!r} compares trials on the way, and flavor {base.flavor!r} with "
+            "several workers reports at the end only; use workers: 1, or no scheduler"
         )
     may_change = [f"flavors.{base.flavor}.{name}" for name in FLAVORS.load(base.flavor).mutable]
     for name in spec.space.parameters:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from raymill import cluster, code_identity
@@ -9,7 +10,7 @@ from raymill.errors import DataError, NotFound
 from raymill.repo import Repository, Version
 from raymill.search.header import Budget, KnownPoint, Objective, StudyHeader
 from raymill.search.record import Record, Trial
-from raymill.search.report import write_report
+from raymill.search.report import best_document, write_report
 from raymill.search.schedulers import make_scheduler
 from raymill.search.study import Study
 from raymill.search.watch import Watch
@@ -17,7 +18,7 @@ from raymill.storage import Location, locate
 from raymill.train.run import check, make_job, train
 from raymill.tune.plan import Plan, concurrency, make_plan, trial_resources
 from raymill.tune.spec import TuneSpec
-from raymill.tune.trial import TrialBase, best_document, run_trial, train_spec
+from raymill.tune.trial import TrialBase, run_trial, train_spec
 
 NO_REPORTS = 1 << 30  # rounds between measurements where no scheduler looks at them
 
@@ -38,8 +39,10 @@ def tune(spec: TuneSpec) -> dict[str, Any]:
     if before:
         print(f"study {spec.study}: {before} trials have ended before; going on", flush=True)
     if study.pending() or not study.is_finished():
-        base = TrialBase(spec.study, plan.trials, make_job(plan.base, snapshots), _every_rounds(spec))
+        runs = f"{spec.study}-{header.meta['id']}-trial-"
+        base = TrialBase(runs, plan.trials, make_job(plan.base, snapshots), _every_rounds(spec))
         _search(spec, plan, study, base, folder)
+        _clear(plan.base.runs, runs)
     study.close()
     pages = [file.uri for file in write_report(spec.study, study.record, folder / "report")]
     best = _best(spec.study, study.record)
@@ -90,11 +93,19 @@ def _header(spec: TuneSpec, plan: Plan, folder: Location, snapshots: dict[str, s
         budget=Budget(seconds=spec.search.seconds),
         known=tuple(known),
         meta={
+            "id": there.meta["id"] if there else uuid.uuid4().hex[:8],
             "identity": {"trials": plan.trials, "snapshots": snapshots},
             "train": plan.best,
             "code": code_identity.source_hash(),
         },
     )
+
+
+def _clear(runs: str, prefix: str) -> None:
+    """Remove the checkpoints of the trials' runs, which a killed study would have gone on from."""
+    for run in locate(runs).children():
+        if run.name.startswith(prefix):
+            run.remove()
 
 
 def _there(folder: Location) -> StudyHeader | None:
@@ -127,7 +138,7 @@ def _best(name: str, record: Record) -> Trial:
 
 def _retrain(spec: TuneSpec, record: Record, best: Trial) -> dict[str, Any]:
     """Train with the best parameters on all the training data and publish; once, however often submitted."""
-    document = best_document(spec.study, record.header.meta["train"], best)
+    document = best_document(spec.study, record, best)
     wanted = train_spec(document, {}, "best")
     version = _published(wanted.publish.repository, wanted.model, document["study"])
     if version is None:

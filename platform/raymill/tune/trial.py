@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raymill.config import parse, put
+from raymill.config import parse, with_values
 from raymill.train import STRATEGIES
-from raymill.train.base import TrainJob, Trial
+from raymill.train.base import Outcome, TrainJob, Trial
+from raymill.train.scoring import evaluate_files, read_files
 from raymill.train.spec import TrainSpec
 
 if TYPE_CHECKING:
-    from raymill.search.record import Trial as SearchTrial
     from raymill.search.tune import Running
 
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 class TrialBase:
     """What the trials of a study share; goes to them through the object store."""
 
-    study: str
+    runs: str
+    """What the names of the trials' runs begin with; a study of the same name begun anew has another."""
     document: Mapping[str, Any]
     """The train spec of trials, before a trial's parameters."""
     job: TrainJob
@@ -35,29 +37,26 @@ def train_spec(document: Mapping[str, Any], params: Mapping[str, Any], source: s
     Raises:
         SpecError: a key or a value that the train spec refuses.
     """
-    return parse(TrainSpec, with_params(document, params), source)
-
-
-def with_params(document: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a spec's document with values at dotted keys."""
-    changed = copy.deepcopy(dict(document))
-    for key, value in params.items():
-        put(changed, key, value)
-    return changed
+    return parse(TrainSpec, with_values(document, params), source)
 
 
 def run_trial(base: TrialBase, running: Running) -> dict[str, float]:
-    """Train and return the last measurement. Raises what training raises."""
+    """Train and return the last measurement, over all validation rows. Raises what training raises."""
     job = replace(
         base.job,
         spec=train_spec(base.document, running.params),
-        run=f"{base.study}-trial-{running.number}",
+        run=f"{base.runs}{running.number}",
         trial=Trial(running.report, base.every_rounds, running.resume),
     )
     outcome = STRATEGIES.load(job.spec.strategy)().fit(job)
-    return outcome.history[-1]
+    last = outcome.history[-1]
+    return last if any(name.startswith("validation_") for name in last) else last | _measure(job, outcome)
 
 
-def best_document(study: str, document: Mapping[str, Any], best: SearchTrial) -> dict[str, Any]:
-    """Return the train spec's document with the parameters of a trial, named as their source."""
-    return with_params(document, {**best.params, "study": f"{study}/{best.number}"})
+def _measure(job: TrainJob, outcome: Outcome) -> dict[str, float]:
+    """Return the exact metrics of a model whose trainer does not measure while it trains."""
+    with tempfile.TemporaryDirectory(prefix="raymill-trial-") as folder:
+        job.flavor.save(outcome.model, Path(folder))
+        files, validation = read_files(Path(folder)), job.snapshots["validation"]
+        found = evaluate_files(files, job.spec.flavor, job.encoder, validation, job.spec.fewest_workers)
+    return {f"validation_{name}": value for name, value in found.items()}

@@ -10,9 +10,12 @@ import yaml
 
 from raymill.config import load
 from raymill.errors import RaymillError, SpecError, Unavailable
+from raymill.search.header import Objective, StudyHeader
+from raymill.search.record import Record, Trial
+from raymill.search.report import best_document
 from raymill.tune.plan import concurrency, make_plan
 from raymill.tune.spec import TuneSpec
-from raymill.tune.trial import best_document, train_spec
+from raymill.tune.trial import train_spec
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPTH = "flavors.xgboost.max_depth"
@@ -75,6 +78,10 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "pbt of what cannot change": (
         {"search__scheduler": {"name": "pbt"}}, ["'flavors.xgboost.rounds' cannot", "use asha"],
+    ),
+    "scheduler of what reports nothing": (
+        {"search__scheduler": {"name": "asha"}, "train__set": {"flavor": "xgboost", "workers": 2}},
+        ["'xgboost' with several workers reports at the end only", "use workers: 1"],
     ),
     "endless stage before another": (
         {"search__stages": [{"searcher": "random"}, {"searcher": "random"}]},
@@ -147,10 +154,13 @@ def test_more_at_once_than_the_cluster_holds_is_refused(workers: int, asked: int
 
 
 def test_the_best_spec_trains_with_the_trials_parameters_and_names_their_source() -> None:
-    from raymill.search.record import Trial
-
-    plan = make_plan(spec())
-    document = best_document("flights", plan.best, Trial(7, 0, {DEPTH: 5, RATE: 0.2}))
+    wanted = spec()
+    plan = make_plan(wanted)
+    header = StudyHeader(
+        space=wanted.space, stages=plan.stages, objectives=(Objective(metric="auc", mode="max"),),
+        meta={"train": plan.best},
+    )  # fmt: skip
+    document = best_document("flights", Record(header), Trial(7, 0, {DEPTH: 5, RATE: 0.2}))
     best = train_spec(yaml.safe_load(yaml.safe_dump(document)), {})
     assert (best.flavor_config().max_depth, best.flavor_config().learning_rate) == (5, 0.2)
     assert best.study == "flights/7"
