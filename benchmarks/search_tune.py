@@ -12,6 +12,7 @@ python benchmarks/search_tune.py flights [--trials 48] [--seeds 3]
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -38,7 +39,7 @@ from raymill.search.study import Study  # noqa: E402
 from raymill.search.tune import Placement, Running, run_study  # noqa: E402
 from raymill.storage import locate  # noqa: E402
 from raymill.train.run import check, make_job  # noqa: E402
-from raymill.tune.plan import Plan, make_plan  # noqa: E402
+from raymill.tune.plan import make_plan  # noqa: E402
 from raymill.tune.run import NO_REPORTS  # noqa: E402
 from raymill.tune.spec import TuneSpec  # noqa: E402
 from raymill.tune.trial import TrialBase, run_trial  # noqa: E402
@@ -52,6 +53,17 @@ OPTUNA = (
     "SQLAlchemy==2.1.9",
     "tqdm==4.70.1",
 )
+FLIGHTS_SPACE: dict[str, Any] = {
+    "parameters": {
+        "flavors.xgboost.max_depth": {"type": "int", "low": 2, "high": 7},
+        "flavors.xgboost.rounds": {"type": "int", "low": 20, "high": 120},
+        "flavors.xgboost.learning_rate": {"type": "float", "low": 0.02, "high": 0.5, "log": True},
+        "flavors.xgboost.subsample": {"type": "float", "low": 0.4, "high": 1.0},
+        "flavors.xgboost.colsample_bytree": {"type": "float", "low": 0.3, "high": 1.0},
+        "flavors.xgboost.min_child_weight": {"type": "float", "low": 1.0, "high": 100.0, "log": True},
+    }
+}
+WHERE = [["origin", "==", "LGA"]]  # a third of the training rows, so that 48 trials take a minute
 SEARCHERS = ("random", "bayesian", "genetic", "annealing")
 Trial = Callable[[dict[str, Any]], dict[str, float]]
 
@@ -126,7 +138,7 @@ def ours_seconds(trials: int) -> float:
             }
         )  # fmt: skip
         study = Study.open_or_create(locate(folder) / "study", header)
-        run_study(study, at_once_ours, None, Placement(resources={"CPU": 1}), storage=locate(folder) / "tune")
+        run_study(study, at_once_ours, None, Placement(bundles=[{"CPU": 1}]), storage=locate(folder) / "tune")
         study.close()
     assert study.record.counts()["complete"] == trials
     return time.perf_counter() - started
@@ -145,15 +157,18 @@ def at_once_ours(shared: None, running: Running) -> dict[str, float]:
 
 def flights(trials: int, seeds: int, searchers: list[str]) -> None:
     os.chdir(ROOT)
-    plan = make_plan(
-        config.load(TuneSpec, "examples/flights/tune.yaml", ["search.stages=[{searcher: random}]"])
-    )
+    overrides = [
+        "search.stages=[{searcher: random}]",
+        f"space={json.dumps(FLIGHTS_SPACE)}",
+        f"train.trials={json.dumps({'read.where': WHERE})}",
+    ]
+    plan = make_plan(config.load(TuneSpec, "examples/flights/tune.yaml", overrides))
     base = TrialBase("benchmark-", plan.trials, make_job(plan.base, check(plan.base)), NO_REPORTS)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in searchers}
     for seed in range(seeds):
         for name in searchers:
             run = optuna_tpe if name == "optuna-tpe" else ours
-            found[name].append(run(name, plan, base, trials, seed))
+            found[name].append(run(name, base, trials, seed))
             console.print(f"seed {seed} {name}: AUC {found[name][-1][0]:.5f} in {found[name][-1][1]:.0f} s")
     table = Table("searcher", "mean AUC", *(f"seed {seed}" for seed in range(seeds)), "seconds")
     for name, runs in found.items():
@@ -188,29 +203,35 @@ def beside(requirements: Sequence[str]) -> None:
     sys.path.append(str(folder))
 
 
-def space_of(plan: Plan) -> TuneSpec:
-    return config.load(TuneSpec, "examples/flights/tune.yaml", ["search.stages=[{searcher: random}]"])
+def define_space(suggest: Any) -> None:
+    """Define Optuna's space; at the top of the module, for Tune pickles it."""
+    for key, parameter in FLIGHTS_SPACE["parameters"].items():
+        log = parameter.get("log", False)
+        if parameter["type"] == "int":
+            suggest.suggest_int(key, parameter["low"], parameter["high"], log=log)
+        else:
+            suggest.suggest_float(key, parameter["low"], parameter["high"], log=log)
 
 
-def ours(name: str, plan: Plan, base: TrialBase, trials: int, seed: int) -> tuple[float, float]:
+def ours(name: str, base: TrialBase, trials: int, seed: int) -> tuple[float, float]:
     """Return the best AUC of one of our searchers, and the seconds of its study."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         header = StudyHeader.model_validate(
             {
-                "space": space_of(plan).space, "stages": [{"searcher": name, "trials": trials}], "seed": seed,
+                "space": FLIGHTS_SPACE, "stages": [{"searcher": name, "trials": trials}], "seed": seed,
                 "objectives": [{"metric": "validation_auc", "mode": "max"}], "concurrency": CONCURRENCY,
             }
         )  # fmt: skip
         study = Study.open_or_create(locate(folder) / "study", header)
-        run_study(study, run_trial, base, Placement(resources={"CPU": 1}), storage=locate(folder) / "tune")
+        run_study(study, run_trial, base, Placement(bundles=[{"CPU": 1}]), storage=locate(folder) / "tune")
         best = study.record.best()
         study.close()
     assert best is not None
     return best.metrics["validation_auc"], time.perf_counter() - started
 
 
-def optuna_tpe(name: str, plan: Plan, base: TrialBase, trials: int, seed: int) -> tuple[float, float]:
+def optuna_tpe(name: str, base: TrialBase, trials: int, seed: int) -> tuple[float, float]:
     """Return the same of Optuna's TPE through Tune, on the same trials, its actors reused as ours are."""
     beside(OPTUNA)
     import optuna
@@ -223,20 +244,14 @@ def optuna_tpe(name: str, plan: Plan, base: TrialBase, trials: int, seed: int) -
         running = Running(0, dict(params), lambda metrics, write=None: None, None)
         tune.report(run_trial(ray.get(shared), running))
 
-    def space(suggest: Any) -> None:
-        for key, parameter in space_of(plan).space.parameters.items():
-            if parameter.type == "int":
-                suggest.suggest_int(key, parameter.low, parameter.high)
-            else:
-                suggest.suggest_float(key, parameter.low, parameter.high, log=parameter.log)
-
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         results = tune.Tuner(
             tune.with_resources(trial, {"CPU": 1}),
             tune_config=tune.TuneConfig(
                 search_alg=OptunaSearch(
-                    space, metric="validation_auc", mode="max", sampler=optuna.samplers.TPESampler(seed=seed)
+                    define_space, metric="validation_auc", mode="max",
+                    sampler=optuna.samplers.TPESampler(seed=seed),
                 ),
                 num_samples=trials, max_concurrent_trials=CONCURRENCY, reuse_actors=True,
             ),

@@ -28,7 +28,7 @@ Root = Annotated[str, typer.Option("--studies", help="Where studies lie; relativ
 @app.command("list")
 def list_studies(studies: Root = "studies") -> None:
     """Show every study with its trials and its best."""
-    table = Table("study", "searchers", "trials", "objective", "best", "parameters")
+    table = Table("study", "searchers", "trials", "objective", "best")
     with errors_shown():
         for folder in _root(studies).children():
             if (folder / HEADER_FILE).exists():
@@ -70,7 +70,6 @@ def _row(record: Record) -> list[str]:
         counts,
         f"{metric.mode} {metric.metric}",
         value_text(best.metrics[metric.metric]) if best else "",
-        params_text(best.params) if best else "",
     ]
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import ROOT, Cluster, closing_line
 
+from raymill.config import load
 from raymill.search.record import Record
 from raymill.search.study import Study
-from raymill.tune.trial import train_spec
+from raymill.tune.run import tune
+from raymill.tune.spec import TuneSpec
 
 TUNE = ("jobs/tune.py", "--config", "examples/flights/tune.yaml")
 DEPTH, ROUNDS = "flavors.xgboost.max_depth", "flavors.xgboost.rounds"
@@ -38,15 +43,19 @@ def read(cluster: Cluster, study: str) -> Record:
     return Study.read(str(cluster.storage / "studies" / study))
 
 
-def test_a_staged_study_ends_in_a_published_model_though_trials_fail(cluster: Cluster, flights: Path) -> None:
+def test_a_staged_study_ends_in_a_published_model_though_trials_fail(
+    joined: Cluster, flights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    cluster = joined
     stages = (
         f"[{{searcher: grid, options: {{values: {{{METHOD}: [nonsense, hist]}}}}}}, {{searcher: random}}]"
     )
-    code, output = cluster.submit(
-        *TUNE,
-        *settings(study="staged", space=SPACE, search__stages=stages, search__trials="4",
-                  train__set=training("tuned", rounds=8)),
+    changes = settings(
+        study="staged", space=SPACE, search__stages=stages, search__trials="4",
+        train__set=training("tuned", rounds=8),
     )  # fmt: skip
+    code, output = cluster.submit(*TUNE, *changes)
     assert code == 0, output
     result, record = closing_line(output), read(cluster, "staged")
     first, second = record.trials[:2]
@@ -66,7 +75,8 @@ def test_a_staged_study_ends_in_a_published_model_though_trials_fail(cluster: Cl
     shown = cluster.run("raymill", "models", "show", "tuned")
     assert f'"study": "staged/{best.number}"' in shown.stdout
     assert (cluster.storage / "studies/staged/report/report.html").exists()
-    train_spec(record.header.meta["train"], best.params)
+    again = tune(load(TuneSpec, ROOT / TUNE[2], [part for part in changes if part != "--set"]))
+    assert (again["published"]["version"], again["published"]["published"]) == (published["version"], False)
 
 
 def test_a_killed_driver_is_gone_on_with_no_trial_lost_or_run_twice(cluster: Cluster, flights: Path) -> None:
@@ -79,6 +89,7 @@ def test_a_killed_driver_is_gone_on_with_no_trial_lost_or_run_twice(cluster: Clu
     ]  # fmt: skip
     environment = cluster.environment | {"RAY_ADDRESS": cluster.ray_address}
     driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    wait_until(lambda: kill_a_trial(cluster))  # which is run again, and fails nothing
     wait_until(lambda: told(cluster) >= 2)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
@@ -97,6 +108,18 @@ def test_a_killed_driver_is_gone_on_with_no_trial_lost_or_run_twice(cluster: Clu
         assert again.ask() is not None
         again.tell(trial.number, trial.metrics)
     assert [trial.params for trial in again.record.trials] == [trial.params for trial in after.trials]
+
+
+def kill_a_trial(cluster: Cluster) -> bool:
+    """Kill -9 the process of a trial that runs on this cluster; return whether there was one."""
+    temp_dir = json.loads((cluster.home / "cluster.json").read_text())["temp_dir"]
+    for process in psutil.process_iter(["cmdline", "ppid"]):
+        if "ImplicitFunc.train" in " ".join(process.info["cmdline"] or []):
+            with suppress(psutil.Error):  # ended while we looked
+                if temp_dir in " ".join(psutil.Process(process.info["ppid"]).cmdline()):
+                    process.kill()
+                    return True
+    return False
 
 
 def told(cluster: Cluster) -> int:

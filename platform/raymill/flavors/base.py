@@ -63,6 +63,8 @@ class Flavor(ABC):
     """Hyper-parameters; the section of the train spec that carries the flavor's name."""
     collective: ClassVar[str]
     """"module:function" that trains data-parallel with this framework's own collectives."""
+    workers_in_trial: ClassVar[bool] = False
+    """Whether that trainer places its workers with the trial that starts them, and nowhere else."""
     reports: ClassVar[bool] = True
     """Whether workers of that trainer tell Tune of each measurement, so that a trial can be stopped early."""
     local: ClassVar[str | None] = None

@@ -14,7 +14,7 @@ import random
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +66,8 @@ SETTINGS = {
 class Placement:
     """Where and how trials run."""
 
-    resources: Mapping[str, float]
-    """What a trial's own process holds; the workers that it starts hold theirs."""
+    bundles: Sequence[Mapping[str, float]]
+    """Resources set aside for a trial: of its own process first, and of what must be placed beside it."""
     retries: int = 2
     """Times a trial is run again whose process died; one that raises fails at once."""
     reuse: bool = True
@@ -105,7 +105,7 @@ def run_study(
     trainable = _trainable(objective, ray.put(shared), progress, checkpoints=needs_checkpoints(scheduler))
     tune.run(
         trainable,
-        resources_per_trial=dict(placement.resources),
+        resources_per_trial=tune.PlacementGroupFactory([dict(bundle) for bundle in placement.bundles]),
         search_alg=StudySearch(StudySearcher(study, progress)),
         scheduler=scheduler,
         num_samples=-1,
@@ -251,6 +251,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
                 trial.number, metrics, status=status, seconds=seconds,
                 params=ended if ended != trial.params else None,
             )  # fmt: skip
+
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
     return {

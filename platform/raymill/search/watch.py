@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from raymill.search.record import Record, Trial
 
@@ -68,10 +68,9 @@ def study_table(name: str, record: Record) -> Table:
     counts = ", ".join(f"{count} {status}" for status, count in record.counts().items() if count)
     metrics = [objective.metric for objective in record.header.objectives]
     params = list(record.header.space.parameters)
-    table = Table(
-        "trial", "searcher", "status", *metrics, "seconds", *(short(param) for param in params),
-        title=f"study {name}: {counts or 'no trials yet'}",
-    )  # fmt: skip
+    heads = ("trial", "searcher", "status", *metrics, "seconds", *(short(param) for param in params))
+    title = f"study {name}: {counts or 'no trials yet'}"
+    table = Table(*(Column(head, overflow="fold") for head in heads), title=title)
     for trial in [*ranked(record)[:ROWS], *record.pending()]:
         table.add_row(
             str(trial.number), stage_name(record, trial), trial.status,

@@ -103,10 +103,7 @@ def concurrency(spec: TuneSpec, base: TrainSpec, have: Mapping[str, float]) -> i
     Raises:
         Unavailable: the cluster cannot hold so many, or not even one.
     """
-    each = trial_resources(base)
-    if base.strategy != "local":
-        workers = {name: base.most_workers * part for name, part in base.worker_resources().items()}
-        each = {name: each.get(name, 0.0) + part for name, part in workers.items()}
+    each = _whole_trial(base)
     fits = min(math.floor(have.get(name, 0.0) / part + 1e-9) for name, part in each.items())
     asked = spec.search.concurrency
     if fits < (asked or 1):
@@ -120,9 +117,23 @@ def concurrency(spec: TuneSpec, base: TrainSpec, have: Mapping[str, float]) -> i
     return asked or min(fits, spec.search.trials, MOST_AT_ONCE)
 
 
-def trial_resources(base: TrainSpec) -> dict[str, float]:
-    """Return what a trial's own process holds."""
-    return base.worker_resources() if base.strategy == "local" else {"CPU": TRIAL_CPUS}
+def trial_bundles(base: TrainSpec) -> list[dict[str, float]]:
+    """Return what is set aside for a trial: for its own process first, and for workers that lie with it.
+
+    Other workers hold what they need themselves.
+    """
+    if base.strategy == "local":
+        return [base.worker_resources()]
+    together = FLAVORS.load(base.flavor).workers_in_trial
+    return [{"CPU": TRIAL_CPUS}, *([base.worker_resources()] * base.most_workers if together else [])]
+
+
+def _whole_trial(base: TrainSpec) -> dict[str, float]:
+    """Return what a trial holds with all its workers."""
+    if base.strategy == "local":
+        return base.worker_resources()
+    workers = {name: base.most_workers * part for name, part in base.worker_resources().items()}
+    return workers | {"CPU": workers.get("CPU", 0.0) + TRIAL_CPUS}
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from typing import Any
 
 from raymill import cluster, code_identity
-from raymill.errors import DataError, NotFound
+from raymill.errors import DataError, NotFound, needs_extra
 from raymill.repo import Repository, Version
 from raymill.search.header import Budget, KnownPoint, Objective, StudyHeader
 from raymill.search.record import Record, Trial
@@ -16,7 +18,7 @@ from raymill.search.study import Study
 from raymill.search.watch import Watch
 from raymill.storage import Location, locate
 from raymill.train.run import check, make_job, train
-from raymill.tune.plan import Plan, concurrency, make_plan, trial_resources
+from raymill.tune.plan import Plan, concurrency, make_plan, trial_bundles
 from raymill.tune.spec import TuneSpec
 from raymill.tune.trial import TrialBase, run_trial, train_spec
 
@@ -30,6 +32,8 @@ def tune(spec: TuneSpec) -> dict[str, Any]:
         RaymillError: before any trial starts, for whatever can be known by then.
         DataError: no trial succeeded.
     """
+    with needs_extra("search"):
+        import matplotlib  # noqa: F401  the report at the end draws with it
     plan = make_plan(spec)
     snapshots = check(plan.base)
     folder = locate(spec.studies) / spec.study
@@ -67,7 +71,7 @@ def _search(spec: TuneSpec, plan: Plan, study: Study, base: TrialBase, folder: L
         study,
         run_trial,
         base,
-        Placement(resources=trial_resources(plan.base), retries=spec.search.retries, reuse=local),
+        Placement(bundles=trial_bundles(plan.base), retries=spec.search.retries, reuse=local),
         storage=folder / "tune",
         scheduler=scheduler,
         progress=plan.progress,
@@ -94,11 +98,15 @@ def _header(spec: TuneSpec, plan: Plan, folder: Location, snapshots: dict[str, s
         known=tuple(known),
         meta={
             "id": there.meta["id"] if there else uuid.uuid4().hex[:8],
-            "identity": {"trials": plan.trials, "snapshots": snapshots},
+            "identity": {"snapshots": snapshots, "training": _digest(plan.trials)},
             "train": plan.best,
             "code": code_identity.source_hash(),
         },
     )
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _clear(runs: str, prefix: str) -> None:
