@@ -10,6 +10,7 @@ from raymill.search.space import Params, Space
 SEARCHERS: Registry[type[Searcher]] = Registry(
     "searcher",
     {
+        "grid": "raymill.search.grid:GridSearcher",
         "random": "raymill.search.random_search:RandomSearcher",
     },
 )

@@ -59,6 +59,8 @@ class Searcher(ABC):
     Options: ClassVar[type[Spec]] = NoOptions
     multi_objective: ClassVar[bool] = False
     """Whether it searches a Pareto front; else more than one objective is refused."""
+    finite: ClassVar[bool] = False
+    """Whether it runs out of suggestions."""
 
     def __init__(
         self,
@@ -129,7 +131,7 @@ class Searcher(ABC):
 
     def restore(self, number: int, params: Params) -> None:
         """Take a suggestion that was made before as asked, instead of asking."""
-        self.next_number = number + 1
+        self.next_number = max(self.next_number, number + 1)
         self.pending[number] = params
         self.accept(number, params)
 

@@ -54,6 +54,10 @@ class Parameter(Spec):
     def contains(self, value: Any) -> bool:
         """Return whether this is one of the parameter's values, in its type."""
 
+    @abstractmethod
+    def all_values(self) -> list[Any]:
+        """Return every value, in order; only where `levels` is a number."""
+
     def snap_N(self, unit_N: np.ndarray) -> np.ndarray:
         """Return for each coordinate that of the value there: float64 [N]."""
         unit_N = np.clip(unit_N, 0.0, 1.0)
@@ -133,6 +137,9 @@ class _Number(Parameter):
             return np.array([self.encode(self.decode(unit)) for unit in unit_N], float)
         return super().snap_N(unit_N)
 
+    def all_values(self) -> list[Any]:
+        return [self._level(index) for index in range(self._count or 0)]
+
     def _level(self, index: int) -> Any:
         return self.low + index * (self.step or 0)
 
@@ -196,6 +203,9 @@ class _Listed(Parameter):
 
     def contains(self, value: Any) -> bool:
         return identity(value) in self._index
+
+    def all_values(self) -> list[Any]:
+        return list(self.choices)
 
 
 class _Values(_Listed):

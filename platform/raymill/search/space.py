@@ -248,6 +248,14 @@ class Space(Spec):
                 found[name] = self.parameters[name].decode(0.5 if value != value else value)
         return {name: found[name] for name in self.parameters if name in found}
 
+    def restrict(self, values: Mapping[str, Any]) -> Params:
+        """Return the point that has these values, without those of parameters that do not exist there."""
+        found: Params = {}
+        for name in self._order:
+            if self._exists(name, found):
+                found[name] = values[name]
+        return {name: found[name] for name in self.parameters if name in found}
+
     def encode(self, params: Mapping[str, Any]) -> np.ndarray:
         """Return the unit coordinates of a point: float64 [D], NaN for parameters that it lacks."""
         return np.array(
