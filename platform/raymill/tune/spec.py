@@ -48,7 +48,7 @@ class SearchSpec(Spec):
     """logical: suggestions do not depend on which trial ends first; a worker may wait for the oldest
     trial. arrival: nobody waits, and a rerun may suggest otherwise."""
     seed: int = Field(default=0, ge=0)
-    stages: tuple[Stage, ...] = Field(default=(Stage(searcher="bayesian"),), min_length=1)
+    stages: tuple[Stage, ...] = Field(default=(Stage(searcher="random"),), min_length=1)
     """Searchers one after another, each starting from the observations of those before it."""
     scheduler: SchedulerSpec | None = None
     retries: int = Field(default=2, ge=0)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from raymill.cli import app
 from raymill.config import load
+from raymill.search import report
 from raymill.search.header import StudyHeader
 from raymill.search.importance import importance
 from raymill.search.plots import importance_of, plots
@@ -33,6 +34,11 @@ SPACE = {
         "seed": {"type": "int", "low": 1, "high": 9, "when": {"read.shuffle": True}},
     }
 }
+
+
+@pytest.fixture(autouse=True)
+def _coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "DPI", 20)  # fine pictures take a second each
 
 
 def header(**changes: Any) -> StudyHeader:
