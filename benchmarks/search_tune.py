@@ -4,7 +4,7 @@ python benchmarks/search_tune.py overhead [--trials 200] [--rounds 3] [--peers d
     Trials of a function that returns at once: ours through the bridge, study log included, against Tune's
     own random searcher, as Tune runs it by default and with its actors reused as ours are.
 
-python benchmarks/search_tune.py flights [--trials 48] [--seeds 3]
+python benchmarks/search_tune.py flights [--trials 48] [--seeds 0 1 2]
     AUC on the validation month that each searcher finds for XGBoost, and the wall time of the study;
     Optuna's TPE through Tune runs the same trials. Needs $RAYMILL_STORAGE with the prepared flights.
 """
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("what", choices=("overhead", "flights"))
     parser.add_argument("--trials", type=int)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--peers", nargs="*", default=["default", "reused"], choices=("default", "reused"))
     parser.add_argument("--searchers", nargs="*", default=[*SEARCHERS, "optuna-tpe"])
     options = parser.parse_args()
@@ -155,7 +155,7 @@ def at_once_ours(shared: None, running: Running) -> dict[str, float]:
 # Flights
 
 
-def flights(trials: int, seeds: int, searchers: list[str]) -> None:
+def flights(trials: int, seeds: list[int], searchers: list[str]) -> None:
     os.chdir(ROOT)
     overrides = [
         "search.stages=[{searcher: random}]",
@@ -165,12 +165,12 @@ def flights(trials: int, seeds: int, searchers: list[str]) -> None:
     plan = make_plan(config.load(TuneSpec, "examples/flights/tune.yaml", overrides))
     base = TrialBase("benchmark-", plan.trials, make_job(plan.base, check(plan.base)), NO_REPORTS)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in searchers}
-    for seed in range(seeds):
+    for seed in seeds:
         for name in searchers:
             run = optuna_tpe if name == "optuna-tpe" else ours
             found[name].append(run(name, base, trials, seed))
             console.print(f"seed {seed} {name}: AUC {found[name][-1][0]:.5f} in {found[name][-1][1]:.0f} s")
-    table = Table("searcher", "mean AUC", *(f"seed {seed}" for seed in range(seeds)), "seconds")
+    table = Table("searcher", "mean AUC", *(f"seed {seed}" for seed in seeds), "seconds")
     for name, runs in found.items():
         aucs = [auc for auc, _ in runs]
         seconds = statistics.median(taken for _, taken in runs)
