@@ -158,7 +158,7 @@ class TrainingLoop:
     def _progress(self, total: int) -> Progress | None:
         done = min(self.step * self.loader.config.batch_rows, total)
         label = f"epoch {self.epoch + 1}/{self.epochs}"
-        return Progress(label, total, done=done) if self.group.rank == 0 else None
+        return Progress(label, total, done=done) if self.group.rank == 0 and not self.job.trial else None
 
     def _step(self, batch: Batch) -> float:
         """Take one optimiser step and return this rank's summed loss."""

@@ -14,6 +14,7 @@ from raymill.errors import Unsupported
 from raymill.evaluation import evaluate
 from raymill.features import Encoder
 from raymill.flavors.xgboost_flavor import MODEL_FILE, XGBoostConfig, feature_types, matrix
+from raymill.progress import Progress
 from raymill.train.base import Outcome, TrainJob
 
 READ_ROWS = 65_536
@@ -111,15 +112,20 @@ class _Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         super().__init__()
         self._job, self._rounds, self._validation = job, rounds, validation
         self._labels_N = validation.get_label()
+        self._progress = None if job.trial else Progress("boosting", rounds, "rounds")
         self.history: list[dict[str, float]] = []
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
         done, trial = model.num_boosted_rounds(), self._job.trial
+        if self._progress:
+            self._progress.advance(1)
         if done != self._rounds and (trial is None or done % trial.every_rounds):
             return False
         found = evaluate(self._job.encoder.task, model.predict(self._validation), self._labels_N)
         entry = {"round": float(done)} | {f"validation_{name}": value for name, value in found.items()}
         self.history.append(entry)
+        if self._progress:
+            self._progress.finish(**{name: value for name, value in entry.items() if name != "round"})
         if trial:
             trial.report(entry, lambda directory: model.save_model(directory / MODEL_FILE))
         return False
