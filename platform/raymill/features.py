@@ -243,20 +243,50 @@ class Encoder(Spec):
         return features
 
     def _place(self, columns: Mapping[str, encode_plain.Values], out: Features) -> None:
-        alone: list[float] = []  # the numbers of a lone row: one assignment costs as much as for a column
+        if len(out) == 1 and type(next(iter(columns.values()))) is list:
+            self._place_row(columns, out)
+            return
         for name, (column, j) in self._places.items():
             if column.kind == "categorical":
                 out.codes_NC[:, j] = encode_plain.codes(column, columns[name])
-            elif column.width > 1:
-                vectors_NW = encode_plain.vectors(column, columns[name])
-                out.numeric_NF[:, j : j + column.width] = vectors_NW
-                alone.extend(vectors_NW[0] if len(out) == 1 else ())
-            elif len(out) == 1:
-                alone.extend(encode_plain.numbers(column, columns[name]))
-            else:
+            elif column.width == 1:
                 out.numeric_NF[:, j] = encode_plain.numbers(column, columns[name])
-        if alone:
-            out.numeric_NF[0] = alone
+            else:
+                out.numeric_NF[:, j : j + column.width] = encode_plain.vectors(column, columns[name])
+
+    def _place_row(self, columns: Mapping[str, encode_plain.Values], out: Features) -> None:
+        """Place a lone row: one assignment for all of its numbers costs what one does for a column."""
+        numbers: list[float] = []
+        codes: list[int] = []
+        for name, column, low, high in self._bounded:
+            values = columns[name]
+            if (
+                low is not None
+                and type(values) is list
+                and type(values[0]) is float
+                and low <= values[0] <= high
+            ):
+                numbers.append(values[0])
+            elif column.kind == "categorical":
+                codes.extend(encode_plain.codes(column, values))
+            elif column.width == 1:
+                numbers.extend(encode_plain.numbers(column, values))
+            else:
+                numbers.extend(encode_plain.vectors(column, values)[0])
+        if numbers:
+            out.numeric_NF[0] = numbers
+        if codes:
+            out.codes_NC[0] = codes
+
+    @cached_property
+    def _bounded(self) -> list[tuple[str, FittedColumn, float | None, float]]:
+        """Each column with the bounds of its floats; no lower one where a float is not taken as it is."""
+        found: list[tuple[str, FittedColumn, float | None, float]] = []
+        for column in self.columns:
+            plain = column.kind == "numeric" and column.width == 1 and column.dtype.startswith("float")
+            low, high = column.bounds if plain else (None, 0.0)
+            found.append((column.name, column, low, high))
+        return found
 
 
 def _column_mismatch(given: Iterable[str], expected: Sequence[str]) -> str:

@@ -31,7 +31,10 @@ OIP_DTYPES: dict[str, str] = {
 
 def numpy_dtype(dtype: str) -> np.dtype:
     """Return numpy's dtype for one of ours; strings are Python objects."""
-    return np.dtype(object) if dtype == "string" else np.dtype(dtype)
+    return _NUMPY_DTYPES[dtype]
+
+
+_NUMPY_DTYPES = {dtype: np.dtype(object if dtype == "string" else dtype) for dtype in DTYPES}
 
 
 class TensorSpec(Spec):

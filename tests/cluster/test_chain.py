@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 import urllib.error
@@ -113,6 +114,69 @@ def test_status_metadata_and_health(served: str) -> None:
     assert signature["outputs"]["probability"]["tensor_shape"]["dim"] == [{"size": "-1", "name": ""}]
     assert call(f"{served}/healthz") == (200, {"status": "ok", "models": ["flights", "flights-xgboost"]})
     assert call(f"{served}/v1/models/flightz")[0] == 404
+
+
+def test_every_protocol_over_http_gives_the_published_scores(
+    served: str, trained: dict[str, dict[str, Any]]
+) -> None:
+    golden = json.loads((Path(trained["torch"]["path"]) / "golden.json").read_text())
+    status, metadata = call(f"{served}/v2/models/flights")
+    assert status == 200
+    datatypes = {tensor["name"]: tensor["datatype"] for tensor in metadata["inputs"]}
+    tensors = [
+        {"name": name, "datatype": datatypes[name], "shape": [len(values)], "data": values}
+        for name, values in golden["inputs"].items()
+    ]
+    status, answer = call(f"{served}/v2/models/flights/infer", {"inputs": tensors})
+    assert status == 200
+    assert answer["outputs"][0]["data"] == pytest.approx(golden["scores"], abs=1e-5)
+    names, columns = golden["inputs"].keys(), golden["inputs"].values()
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    status, answer = call(f"{served}/predictions/flights", rows)
+    assert (status, answer) == (200, pytest.approx(golden["scores"], abs=1e-5))
+    status, api = call(f"{served}/openapi.json")
+    assert {"/v1/models/flights:predict", "/v2/models/flights/infer", "/predictions/flights"} <= set(
+        api["paths"]
+    )
+
+
+def test_lines_stream_through_the_ingress(served: str, trained: dict[str, dict[str, Any]]) -> None:
+    """Answers come while the body is still being sent, in order, with one request id."""
+    golden = json.loads((Path(trained["torch"]["path"]) / "golden.json").read_text())
+    names, columns = golden["inputs"].keys(), golden["inputs"].values()
+    lines = [json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in zip(*columns, strict=True)]
+    host, port = served.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(
+            b"POST /v1/models/flights:predict HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\n"
+            b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        )
+        stream = connection.makefile("rb")
+
+        def send(text: str) -> None:
+            data = text.encode()
+            connection.sendall(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+        send(lines[0])
+        head = iter(stream.readline, b"\r\n")
+        status, *headers = [line.decode().strip().lower() for line in head]
+        assert status.startswith("http/1.1 200")
+        assert [header for header in headers if header.startswith("x-request-id")] == ["x-request-id: mine"]
+        scores = [float(chunk(stream))]  # before the rest is sent
+        for _ in range(20):
+            send("".join(lines))
+        connection.sendall(b"0\r\n\r\n")
+        while data := chunk(stream):
+            scores += map(float, data.split())
+    assert scores == pytest.approx([golden["scores"][0], *golden["scores"] * 20], abs=1e-5)
+
+
+def chunk(stream: Any) -> bytes:
+    """Return the next chunk of a chunked body, empty at its end."""
+    size = int(stream.readline(), 16)
+    data = stream.read(size)
+    stream.readline()
+    return data
 
 
 def test_a_new_version_takes_over_without_a_failed_request(cluster: Cluster, served: str) -> None:

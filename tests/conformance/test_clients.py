@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -99,6 +101,27 @@ def written(folder: Path, text: str) -> Path:
     file = folder / "body"
     file.write_text(text)
     return file
+
+
+@pytest.mark.skipif(shutil.which("jmeter") is None, reason="jmeter is not installed; apt-get install jmeter")
+def test_jmeter(address: str, tmp_path: Path) -> None:
+    """The plan that we ship, on another model."""
+    host, port = address.split(":")
+    body = written(tmp_path, '{"instances": [{"x": 1.0, "w": "a"}]}')
+    results = tmp_path / "results.jtl"
+    properties = {
+        "host": host, "port": port, "path": "/v1/models/toy:predict", "body": str(body), "threads": "4",
+        "seconds": "4", "jmeter.save.saveservice.output_format": "csv",
+    }  # fmt: skip
+    plan = HERE.parents[1] / "examples/flights/load.jmx"
+    command = ["jmeter", "-n", "-t", str(plan), "-l", str(results), "-j", str(tmp_path / "jmeter.log")]
+    command += [f"-J{name}={value}" for name, value in properties.items()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = list(csv.DictReader(results.open()))
+    assert len(rows) > 20
+    assert {row["responseCode"] for row in rows} == {"200"}
+    assert {row["success"] for row in rows} == {"true"}
 
 
 def test_schemathesis(address: str) -> None:

@@ -19,7 +19,7 @@ from raymill.serving import mms_openapi, ndjson, openapi
 from raymill.serving.http import Request, Response, json_response
 from raymill.serving.http_body import HttpError
 from raymill.serving.plane import Plane
-from raymill.serving.tfserving_json import from_rows, numeric
+from raymill.serving.tfserving_json import from_rows, ready
 from raymill.tensors import Signature
 
 TYPES = {
@@ -69,8 +69,8 @@ class MmsRest:
         model, wanted = self._asked(request)
         self._plane.manifest(model, wanted)
 
-        async def predict(rows: list[Any], body: bytes) -> list[Any]:
-            return list(await self._scores(model, wanted, rows, body))
+        async def predict(rows: list[Any]) -> list[Any]:
+            return list(await self._scores(model, wanted, rows))
 
         return ndjson.by_row(predict)
 
@@ -113,12 +113,12 @@ class MmsRest:
         except orjson.JSONDecodeError as error:
             raise InvalidInput(f"JSON Parse error: {error}") from error
         one = not isinstance(document, list) or _is_vector(document, manifest.signature)
-        scores = await self._scores(model, wanted, [document] if one else document, body)
+        scores = await self._scores(model, wanted, [document] if one else document)
         return json_response(scores[0] if one else scores)
 
-    async def _scores(self, model: str, wanted: Wanted, rows: list[Any], body: bytes) -> np.ndarray:
+    async def _scores(self, model: str, wanted: Wanted, rows: list[Any]) -> np.ndarray:
         _, manifest = self._plane.manifest(model, wanted)
-        columns = numeric(from_rows(rows, manifest.signature, "row"), manifest.signature, body)
+        columns = ready(from_rows(rows, manifest.signature, "row"), manifest.signature)
         return next(iter((await self._plane.infer(model, columns, wanted)).outputs.values()))
 
     async def _models(self, request: Request) -> Response:

@@ -22,8 +22,8 @@ MAX_LINE_BYTES = 4 << 20
 
 Lines = Callable[[list[bytes]], Awaitable[list[bytes]]]
 """Answers lines, each a JSON document, with as many."""
-Predict = Callable[[list[Any], bytes], Awaitable[list[Any]]]
-"""Answers decoded rows, given with their text, with as many JSON values."""
+Predict = Callable[[list[Any]], Awaitable[list[Any]]]
+"""Answers decoded rows with as many JSON values."""
 
 
 async def answers(parts: AsyncIterator[bytes], answer: Lines, limit: int) -> AsyncGenerator[bytes, None]:
@@ -54,7 +54,7 @@ def by_row(predict: Predict) -> Lines:
 
     async def answer(lines: list[bytes]) -> list[bytes]:
         try:
-            values = await predict([_row(line) for line in lines], b"\n".join(lines))
+            values = await predict([_row(line) for line in lines])
         except InvalidInput as error:
             if len(lines) == 1:
                 return [orjson.dumps({"error": str(error)})]

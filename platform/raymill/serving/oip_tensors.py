@@ -6,7 +6,6 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ import orjson
 
 from raymill.errors import InvalidInput
 from raymill.serving import json_columns
-from raymill.serving.tfserving_json import kind
+from raymill.serving.json_columns import kind
 from raymill.tensors import OIP_DTYPES, Signature, TensorSpec, numpy_dtype
 
 LENGTH_HEADER = b"inference-header-content-length"
@@ -93,9 +92,11 @@ def check(name: str, datatype: Any, shape: Any, spec: TensorSpec) -> int:
     Raises:
         InvalidInput: they are not.
     """
-    expected = OIP_DTYPES[spec.dtype]
-    if datatype != expected:
+    if datatype != OIP_DTYPES[spec.dtype]:
+        expected = OIP_DTYPES[spec.dtype]
         raise InvalidInput(f"input {name!r} has datatype {datatype!r}, the model takes {expected}")
+    if type(shape) is list and len(shape) == len(spec.shape) == 1 and type(shape[0]) is int and shape[0] > 0:
+        return shape[0]  # as almost always
     wanted = (*spec.shape[1:],) or (1,)
     if not isinstance(shape, list | tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise InvalidInput(f"input {name!r} needs a shape, a list of sizes; got {shape!r:.60}")
@@ -118,10 +119,13 @@ def from_bytes(data: memoryview | bytes, spec: TensorSpec, rows: int) -> np.ndar
     if spec.dtype == "string":
         return _texts(data, spec.name, rows)
     dtype = numpy_dtype(spec.dtype)
-    size = dtype.itemsize * rows * math.prod(spec.shape[1:])
+    width = 1 if len(spec.shape) == 1 else spec.shape[1]
+    size = dtype.itemsize * rows * width
     if len(data) != size:
         raise InvalidInput(f"input {spec.name!r} has {len(data)} bytes, its shape and datatype make {size}")
-    found = np.frombuffer(data, dtype).reshape(rows, *spec.shape[1:])
+    found = np.frombuffer(data, dtype)
+    if len(spec.shape) > 1:
+        found = found.reshape(rows, width)
     if spec.dtype == "bool" and found.view(np.uint8).max() > 1:
         raise InvalidInput(f"input {spec.name!r} has a BOOL that is neither 0 nor 1")
     return found
@@ -164,15 +168,14 @@ def outputs(
 
 def _from_json(data: Any, spec: TensorSpec, rows: int) -> Sequence[Any] | np.ndarray:
     flat = _flat(data, spec.name)
-    width = math.prod(spec.shape[1:])
+    width = 1 if len(spec.shape) == 1 else spec.shape[1]
     if len(flat) != rows * width:
         raise InvalidInput(
             f"input {spec.name!r} has {len(flat)} elements of data, its shape makes {rows * width}"
         )
-    if len(flat) >= json_columns.MIN_VALUES and spec.categories is None:
-        array = json_columns.packed(flat, spec)  # but struct takes true for 1
-        if array is not None and bool not in set(map(type, flat)):
-            return array
+    array = json_columns.packed(flat, spec)
+    if array is not None:
+        return array
     if len(spec.shape) == 1:
         return flat
     return [flat[start : start + width] for start in range(0, len(flat), width)]
@@ -209,6 +212,8 @@ def _texts(data: memoryview | bytes, name: str, rows: int) -> list[str]:
 
 
 def _binary_size(tensor: Mapping[str, Any]) -> int | None:
+    if "parameters" not in tensor:
+        return None
     size = parameters(tensor).get("binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
         raise InvalidInput(

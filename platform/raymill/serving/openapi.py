@@ -36,7 +36,7 @@ REFUSALS = {
 def document(protocols: Iterable[HttpProtocol]) -> Schema:
     """Return the OpenAPI document of all protocols, true to the models that answer now."""
     paths: Schema = {
-        "/healthz": {"get": operation("health", "Health", "Whether every model answers.", {"type": "object"})}
+        "/healthz": {"get": operation("Server", "Health", "Whether every model answers.", {"type": "object"})}
     }
     for protocol in protocols:
         paths |= protocol.openapi()

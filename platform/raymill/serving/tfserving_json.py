@@ -12,6 +12,7 @@ import orjson
 
 from raymill.errors import InvalidInput
 from raymill.serving import json_columns
+from raymill.serving.json_columns import kind
 from raymill.tensors import Signature
 
 Columns = Mapping[str, Sequence[Any]]
@@ -101,19 +102,13 @@ def from_examples(examples: Any, context: Any, signature: Signature) -> Columns:
     }
 
 
-def numeric(columns: Columns, signature: Signature, body: bytes) -> json_columns.Columns:
-    """Return the columns of a body with the text of {"b64": ...} in its place, and numbers as arrays."""
-    if b'"b64"' in body:
-        columns = {name: [_unwrapped(value) for value in values] for name, values in columns.items()}
-    return json_columns.arrays(columns, signature, body)
-
-
-def kind(value: Any) -> str:
-    """Return what a JSON value is, for a message."""
-    if isinstance(value, list) and not value:
-        return "an empty list"
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+def ready(columns: Columns, signature: Signature) -> json_columns.Columns:
+    """Return the columns with the text of {"b64": ...} in its place, and with numbers as arrays."""
+    for spec in signature.inputs:
+        if spec.dtype == "string" and dict in set(map(type, columns.get(spec.name, ()))):
+            texts = [_unwrapped(value) for value in columns[spec.name]]
+            columns = {**columns, spec.name: texts}
+    return json_columns.arrays(columns, signature)
 
 
 def _check_row(first: Any, instance: Any, row: int, what: str) -> None:

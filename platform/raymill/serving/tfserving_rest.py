@@ -16,7 +16,7 @@ from raymill.serving import ndjson, tfserving_openapi
 from raymill.serving.http import Request, Response, json_response
 from raymill.serving.http_body import HttpError
 from raymill.serving.plane import Plane, VersionStatus
-from raymill.serving.tfserving_json import from_columns, from_examples, from_rows, numeric, parse
+from raymill.serving.tfserving_json import from_columns, from_examples, from_rows, parse, ready
 from raymill.tensors import TF_DTYPES, TensorSpec
 
 SIGNATURE_NAME = "serving_default"
@@ -60,9 +60,9 @@ class TFServingRest:
         model, wanted = match["model"], _wanted(match)
         self._plane.manifest(model, wanted)
 
-        async def predict(rows: list[Any], body: bytes) -> list[Any]:
+        async def predict(rows: list[Any]) -> list[Any]:
             _, manifest = self._plane.manifest(model, wanted)  # a version may have taken over meanwhile
-            columns = numeric(from_rows(rows, manifest.signature), manifest.signature, body)
+            columns = ready(from_rows(rows, manifest.signature), manifest.signature)
             return list(_rows((await self._plane.infer(model, columns, wanted)).outputs))
 
         return ndjson.by_row(predict)
@@ -94,7 +94,7 @@ class TFServingRest:
         by_row = "instances" in document
         read = from_rows if by_row else from_columns
         given = read(document["instances" if by_row else "inputs"], manifest.signature)
-        columns = numeric(given, manifest.signature, body)
+        columns = ready(given, manifest.signature)
         outputs = (await self._plane.infer(model, columns, wanted)).outputs
         if by_row:
             return json_response({"predictions": _rows(outputs)})
@@ -118,7 +118,7 @@ class TFServingRest:
         _, manifest = self._plane.manifest(model, wanted)
         document = parse(body, ("examples",), SIGNATURE_NAME, also=("context",))
         given = from_examples(document["examples"], document.get("context"), manifest.signature)
-        columns = numeric(given, manifest.signature, body)
+        columns = ready(given, manifest.signature)
         return next(iter((await self._plane.infer(model, columns, wanted)).outputs.values()))
 
     def _metadata(self, model: str, wanted: Wanted) -> Response:
