@@ -6,6 +6,7 @@ or fewer of them: the global batches stay the same.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 
 from raymill.data.decode import Decoder
 from raymill.data.frameworks import TensorBatch, to_tensorflow, to_torch
-from raymill.data.lanes import Deal, Share
+from raymill.data.lanes import Deal
 from raymill.data.loader_config import LoaderConfig, LoaderState
 from raymill.data.orders import EpochPlan
 from raymill.data.rows import Rows
@@ -26,8 +27,9 @@ from raymill.features import Encoder, Features
 
 __all__ = ["Batch", "Loader", "LoaderConfig", "LoaderState"]
 
-DECODE_THREADS = 2
+FEWEST_THREADS, MOST_THREADS = 2, 8
 PREFETCH_BYTES = 1 << 30
+PLANS_KEPT = 2  # the epoch that is read and the next
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,22 @@ class Batch:
         return to_tensorflow(self)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """An epoch that is being read: its threads, and its lanes as far as they were needed."""
+
+    epoch: int
+    deal: Deal
+    pool: ThreadPoolExecutor
+    budget: Budget
+    streams: dict[int, LaneStream]
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether nothing of this epoch is left to be begun."""
+        return all(stream.is_decoded for stream in self.streams.values())
+
+
 class Loader:
     """Batches of one rank. Needs no process group, no Ray: rank and world size are plain numbers.
 
@@ -70,17 +88,28 @@ class Loader:
         *,
         rank: int = 0,
         world_size: int = 1,
-        threads: int = DECODE_THREADS,
+        threads: int | None = None,
         prefetch_bytes: int = PREFETCH_BYTES,
     ) -> None:
+        """
+        Args:
+            threads: That decode; default this process's cores shared among the ranks, from 2 to 8.
+            prefetch_bytes: Decoded ahead of use at most, over all lanes.
+
+        Raises:
+            SpecError: a rank outside the world.
+        """
         if not 0 <= rank < world_size:
             raise SpecError(f"rank must lie in [0, world_size), got rank {rank} of {world_size}")
         self.snapshot, self.config = snapshot, config
         self._order = config.make_order()
         self._decoder = Decoder(snapshot, encoder)
-        self._rank, self._world_size, self._threads = rank, world_size, threads
+        self._rank, self._world_size = rank, world_size
+        share = (os.cpu_count() or 1) // world_size
+        self._threads = threads or min(max(share, FEWEST_THREADS), MOST_THREADS)
         self._prefetch_bytes = prefetch_bytes
-        self._planned: tuple[int, EpochPlan] | None = None
+        self._planned: dict[int, EpochPlan] = {}
+        self._next: _Run | None = None
 
     def steps(self, epoch: int) -> int:
         """Return the steps of `epoch`, equal on every rank."""
@@ -119,26 +148,58 @@ class Loader:
             now = {key: mine.config[key] for key in differing}
             raise Conflict(f"the checkpoint was made with other loader settings: {was}, now {now}")
 
-    def epoch(self, epoch: int, *, from_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, from_step: int = 0, then: int | None = None) -> Iterator[Batch]:
         """Yield this rank's batches of `epoch`, from step `from_step` on; every rank yields equally many.
+
+        Args:
+            then: The epoch that will be asked for next, from its first step on: its first windows are
+                decoded while this one ends, which short epochs would otherwise wait for.
 
         Raises:
             DataError: a file that changed or cannot be read; it is named.
         """
-        deal, budget = self._deal(epoch), Budget(self._prefetch_bytes)
-        streams: dict[int, LaneStream] = {}
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
-            try:
-                for step in range(from_step, deal.steps):
-                    rows_L = deal.lane_rows(step)
-                    parts: list[Rows] = []
-                    for share in deal.shares(step, self._rank, self._world_size):
-                        if share.lane not in streams:
-                            streams[share.lane] = self._stream(epoch, share, step, pool, budget)
-                        parts += streams[share.lane].take(int(rows_L[share.lane]), share.start, share.stop)
-                    yield self._batch(parts, step, int(rows_L.sum()))
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        run = self._begin(epoch, from_step)
+        ended = False
+        try:
+            for step in range(from_step, run.deal.steps):
+                if then is not None and self._next is None and run.is_decoded:
+                    self._next = self._open(then, 0, run.pool, run.budget)
+                yield self._take(run, step)
+            ended = True
+        finally:
+            if self._next is None or not ended:
+                self._next = None
+                run.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self, epoch: int, from_step: int) -> _Run:
+        """Return the run that was begun ahead for this epoch, or begin one."""
+        ahead, self._next = self._next, None
+        if ahead is not None and (ahead.epoch, from_step) == (epoch, 0):
+            return ahead
+        if ahead is not None:
+            ahead.pool.shutdown(wait=True, cancel_futures=True)
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="loader")
+        return self._open(epoch, from_step, pool, Budget(self._prefetch_bytes))
+
+    def _open(self, epoch: int, from_step: int, pool: ThreadPoolExecutor, budget: Budget) -> _Run:
+        """Begin an epoch: all lanes of its first step start to decode, none waits for another."""
+        run = _Run(epoch, self._deal(epoch), pool, budget, {})
+        if from_step < run.deal.steps:
+            for share in run.deal.shares(from_step, self._rank, self._world_size):
+                self._lane_of(run, share.lane, from_step).prefetch()
+        return run
+
+    def _take(self, run: _Run, step: int) -> Batch:
+        rows_L, parts = run.deal.lane_rows(step), []
+        for share in run.deal.shares(step, self._rank, self._world_size):
+            stream = self._lane_of(run, share.lane, step)
+            parts += stream.take(int(rows_L[share.lane]), share.start, share.stop)
+        return self._batch(parts, step, int(rows_L.sum()))
+
+    def _lane_of(self, run: _Run, lane: int, step: int) -> LaneStream:
+        if lane not in run.streams:
+            run.streams[lane] = self._stream(run.epoch, lane, step, run.pool, run.budget)
+        return run.streams[lane]
 
     def lane(self, epoch: int, lane: int, *, from_step: int = 0) -> Iterator[Batch]:
         """Yield one lane's batches of `epoch` from its step `from_step` on, whatever other lanes do.
@@ -155,7 +216,7 @@ class Loader:
         deal, budget = self._deal(epoch), Budget(self._prefetch_bytes)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="loader") as pool:
             try:
-                stream = self._stream(epoch, Share(lane, 0, 0), from_step, pool, budget)
+                stream = self._stream(epoch, lane, from_step, pool, budget)
                 for step in range(from_step, deal.steps):
                     rows_L = deal.lane_rows(step)
                     rows = int(rows_L[lane])
@@ -182,17 +243,17 @@ class Loader:
         return found_G
 
     def _stream(
-        self, epoch: int, share: Share, step: int, pool: ThreadPoolExecutor, budget: Budget
+        self, epoch: int, lane: int, step: int, pool: ThreadPoolExecutor, budget: Budget
     ) -> LaneStream:
         deal, window = self._deal(epoch), self.config.window
-        low, high = deal.bounds(share.lane)
+        low, high = deal.bounds(lane)
         return LaneStream(
             Windows(self._plan(epoch), low, high, window),
             self._decoder,
             pool,
             budget,
             ahead=max(window, self._threads),
-            shuffle_key=self._key(epoch, share.lane),
+            shuffle_key=self._key(epoch, lane),
             position=step * deal.lane_batch_rows,
         )
 
@@ -204,10 +265,10 @@ class Loader:
         return Batch(rows.features, rows.labels_N, step, global_rows, rows.weights_N)
 
     def _plan(self, epoch: int) -> EpochPlan:
-        if self._planned is None or self._planned[0] != epoch:
+        if epoch not in self._planned:
             plan = self._order.plan(self.snapshot, seed=self.config.seed, epoch=epoch)
-            self._planned = epoch, plan
-        return self._planned[1]
+            self._planned = {**dict([*self._planned.items()][1 - PLANS_KEPT :]), epoch: plan}
+        return self._planned[epoch]
 
     def _deal(self, epoch: int) -> Deal:
         return Deal(self._plan(epoch).rows, self.config.lanes, self.config.batch_rows)

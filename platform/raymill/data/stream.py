@@ -166,6 +166,11 @@ class LaneStream:
         self._ahead: deque[_Window] = deque()
         self._spare: Rows | None = None
 
+    @property
+    def is_decoded(self) -> bool:
+        """Whether every window of the lane has been decoded or is being decoded."""
+        return self._next >= self._count and not any(window.open for window in self._ahead)
+
     def take(self, rows: int, start: int, stop: int) -> list[Rows]:
         """Advance by `rows` rows and return rows [start, stop) of those, in parts."""
         parts, done = [], 0

@@ -133,7 +133,8 @@ class TrainingLoop:
         progress = self._progress(total)
         every = self.job.spec.checkpoint.every_steps
         pulse = Pulse(self.group.gather)
-        for batch in self.loader.epoch(self.epoch, from_step=self.step):
+        then = self.epoch + 1 if self.epoch + 1 < self.epochs else None
+        for batch in self.loader.epoch(self.epoch, from_step=self.step, then=then):
             loss_sum = self._step(batch)
             self.step = batch.step + 1
             self.rows_seen += batch.global_rows

@@ -117,3 +117,38 @@ def test_rank_outside_the_world_is_refused(make_lake: Callable) -> None:
         Loader(snapshot, encoder, LoaderConfig(), rank=2, world_size=2)
     with pytest.raises(SpecError, match="multiple of lanes"):
         parse(LoaderConfig, {"batch_rows": 10, "lanes": 3})
+
+
+@settings(max_examples=40, deadline=None)
+@given(files=FILES, config=CONFIGS, workers=WORKERS, leave=st.none() | st.integers(0, 5))
+def test_epochs_begun_ahead_are_the_epochs(make_lake, row_ids, files, config, workers, leave):
+    """One loader that reads ahead into the next epoch, left early or not, against a fresh one an epoch."""
+    snapshot, encoder = make_lake(files)
+    for rank in range(workers):
+        ahead = Loader(snapshot, encoder, config, rank=rank, world_size=workers)
+        for epoch in range(3):
+            read = ahead.epoch(epoch, then=epoch + 1)
+            found = [batch.labels_N.astype(int).tolist() for batch in itertools.islice(read, leave)]
+            read.close()
+            fresh = Loader(snapshot, encoder, config, rank=rank, world_size=workers)
+            assert found == row_ids(fresh, epoch)[:leave]
+
+
+def test_another_epoch_than_the_one_begun_ahead(make_lake: Callable, row_ids: Callable) -> None:
+    snapshot, encoder = make_lake([[20, 20], [20, 20]])
+    loader, fresh = (Loader(snapshot, encoder, LoaderConfig(batch_rows=8)) for _ in range(2))
+    assert [len(batch) for batch in loader.epoch(0, then=1)] == [8] * 10
+    assert row_ids(loader, 5) == row_ids(fresh, 5)
+    list(loader.epoch(0, then=1))
+    assert row_ids(loader, 1, 3) == row_ids(fresh, 1, 3)
+
+
+def test_the_next_epoch_is_decoded_before_it_is_asked_for(make_lake: Callable) -> None:
+    snapshot, encoder = make_lake([[20, 20]])
+    loader = Loader(snapshot, encoder, LoaderConfig(batch_rows=8, window=2))
+    begun = []
+    decode = loader._decoder.decode_into
+    loader._decoder.decode_into = lambda group, *rest: (begun.append(group), decode(group, *rest))[1]
+    assert len(list(loader.epoch(0, then=1))) == 5
+    next(iter(loader.epoch(1)))
+    assert len(begun) == 4, "two row groups an epoch, none decoded twice"
