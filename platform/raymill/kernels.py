@@ -29,6 +29,7 @@ BLOCK_WORDS = 1 << 16  # 256 KiB: block and tile fit a core's second-level cache
 DIRECT_BYTES = 8 << 20  # stays in the last level: 20 ns a row of 28 against 38 by way of blocks
 LINE_WORDS = 16
 MAX_COLUMNS = 64  # at once
+RANDOM_AT_ONCE = 1 << 16  # numbers of 8 bytes
 
 # N = rows, F = places of a row, W = places of one column, M = rows taken
 
@@ -52,11 +53,11 @@ def permute(generator: np.random.Generator, rows: int) -> np.ndarray:
     Raises:
         ValueError: 2**31 rows or more.
     """
-    random_N = generator.bit_generator.random_raw(rows)
-    if compiled is None:
-        return _permute(random_N)
-    order_N = np.empty(rows, np.int32)
-    compiled.permute(random_N, order_N)
+    order_N = np.arange(rows, dtype=np.int32)
+    run = _permute if compiled is None else compiled.permute
+    for stop in range(rows, 0, -RANDOM_AT_ONCE):
+        first = max(stop - RANDOM_AT_ONCE, 0)
+        run(generator.bit_generator.random_raw(stop - first), order_N, first)
     return order_N
 
 
@@ -110,12 +111,12 @@ def _words(array: np.ndarray) -> np.ndarray:
     return array if array.itemsize == 4 else array.reshape(len(array), -1).view(np.int32)
 
 
-def _permute(random_N: np.ndarray) -> np.ndarray:
-    order = list(range(len(random_N)))
-    for i, random in reversed(list(enumerate(random_N.tolist()))[1:]):
+def _permute(random_M: np.ndarray, order_N: np.ndarray, first: int) -> None:
+    order = order_N.tolist()
+    for i, random in reversed(list(enumerate(random_M.tolist(), first))):
         j = random * (i + 1) >> 64
         order[i], order[j] = order[j], order[i]
-    return np.array(order, np.int32)
+    order_N[:] = order
 
 
 def _blocks(out_NF: np.ndarray, rows: int) -> Iterator[tuple[slice, np.ndarray]]:

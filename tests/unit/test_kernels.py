@@ -54,13 +54,15 @@ def test_more_columns_than_fit_at_once():
     np.testing.assert_array_equal(out, expected)
 
 
-@given(rows=st.integers(0, 3000), seed=st.integers(0, 9))
-def test_a_permutation_is_one_and_the_same_as_in_python(rows, seed):
-    found = kernels.permute(np.random.default_rng(seed), rows)
+@given(rows=st.integers(0, 300), seed=st.integers(0, 9), at_once=st.sampled_from([1, 7, 64, 1 << 16]))
+def test_a_permutation_is_one_and_the_same_as_in_python(rows, seed, at_once):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "RANDOM_AT_ONCE", at_once)
+        found = kernels.permute(np.random.default_rng(seed), rows)
+        patch.setattr(kernels, "compiled", None)
+        np.testing.assert_array_equal(found, kernels.permute(np.random.default_rng(seed), rows))
     assert found.dtype == np.int32
     np.testing.assert_array_equal(np.sort(found), np.arange(rows))
-    random = np.random.default_rng(seed).bit_generator.random_raw(rows)
-    np.testing.assert_array_equal(found, kernels._permute(random))
 
 
 def test_every_row_comes_to_every_place_equally_often():

@@ -42,11 +42,10 @@ static uint32_t below(uint64_t random, uint32_t bound) {
     return (uint32_t)((high + (low >> 32)) >> 32);
 }
 
-/* Fisher and Yates: Knuth, The Art of Computer Programming 2, algorithm 3.4.2 P */
-static void permute_loop(const uint64_t *random, int32_t *order, Py_ssize_t count) {
-    for (Py_ssize_t i = 0; i < count; i++) order[i] = (int32_t)i;
-    for (Py_ssize_t i = count - 1; i > 0; i--) {
-        uint32_t j = below(random[i], (uint32_t)i + 1);
+/* Fisher and Yates, places [first, first + count): Knuth, The Art of Computer Programming 2, 3.4.2 P */
+static void permute_loop(const uint64_t *random, int32_t *order, Py_ssize_t first, Py_ssize_t count) {
+    for (Py_ssize_t i = first + count - 1; i >= first; i--) {
+        uint32_t j = below(random[i - first], (uint32_t)i + 1);
         int32_t kept = order[i];
         order[i] = order[j];
         order[j] = kept;
@@ -56,20 +55,21 @@ static void permute_loop(const uint64_t *random, int32_t *order, Py_ssize_t coun
 static PyObject *permute(PyObject *module, PyObject *args) {
     Py_buffer random;
     PyObject *target;
+    Py_ssize_t first;
     Matrix order;
-    if (!PyArg_ParseTuple(args, "y*O", &random, &target)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*On", &random, &target, &first)) return NULL;
     if (!open_matrix(target, 1, &order)) {
         PyBuffer_Release(&random);
         return NULL;
     }
-    int fits = random.len == order.rows * (Py_ssize_t)sizeof(uint64_t) && order.words == 1 &&
-               order.rows <= INT32_MAX;
+    Py_ssize_t count = random.len / (Py_ssize_t)sizeof(uint64_t);
+    int fits = order.words == 1 && first >= 0 && first + count <= order.rows && order.rows <= INT32_MAX;
     if (fits) {
         Py_BEGIN_ALLOW_THREADS
-        permute_loop(random.buf, order.view.buf, order.rows);
+        permute_loop(random.buf, order.view.buf, first, count);
         Py_END_ALLOW_THREADS
     } else {
-        PyErr_SetString(PyExc_ValueError, "permute takes one uint64 for every int32, and fewer than 2**31");
+        PyErr_SetString(PyExc_ValueError, "permute takes a uint64 for each place, and fewer than 2**31 places");
     }
     PyBuffer_Release(&random);
     PyBuffer_Release(&order.view);
@@ -252,7 +252,7 @@ close_source:
 }
 
 static PyMethodDef methods[] = {
-    {"permute", permute, METH_VARARGS, "permute(random_N, order_N)"},
+    {"permute", permute, METH_VARARGS, "permute(random_M, order_N, first)"},
     {"stack", stack, METH_VARARGS, "stack(columns, out_NF, first, block_rows)"},
     {"weave", weave, METH_VARARGS, "weave(out_NF, widths, block_rows)"},
     {"gather", gather, METH_VARARGS, "gather(source_NF, order_M, out_MF)"},
