@@ -71,10 +71,11 @@ def parallel(record: Record) -> Figure | None:
     from matplotlib import colormaps
 
     for at in np.argsort(good_N, kind="stable"):
-        points = [*(_unit(record, name, trials[at]) for name in names), scaled_N[at]]
+        unit = np.array([*(_unit(record, name, trials[at]) for name in names), scaled_N[at]])
+        there = np.flatnonzero(~np.isnan(unit))  # a parameter that does not exist there is passed by
         is_best = at == np.argmax(good_N)
         axes.plot(
-            range(len(points)), points,
+            there, unit[there],
             color=ACCENT if is_best else colormaps["Blues"](0.25 + 0.7 * good_N[at]),
             lw=2.4 if is_best else 1.1, alpha=1.0 if is_best else 0.7, zorder=3 if is_best else 2,
         )  # fmt: skip
