@@ -178,10 +178,11 @@ def flights(trials: int, seeds: list[int], searchers: list[str]) -> None:
     console.print(table)
     figures = {
         name: {
-            "auc": statistics.mean(run[0] for run in runs), "seconds": statistics.median(run[1] for run in runs),
+            "auc": statistics.mean(run[0] for run in runs),
+            "seconds": statistics.median(run[1] for run in runs),
         }
         for name, runs in found.items()
-    }  # fmt: skip
+    }
     finish("flights_search", figures)
 
 
