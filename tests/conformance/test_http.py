@@ -20,7 +20,7 @@ from test_protocols import DIALECTS
 
 from raymill.repo import Repository
 from raymill.serving import PROTOCOLS
-from raymill.serving.http import HttpApp
+from raymill.serving.http import HttpApp, Observe
 from raymill.serving.plane import Plane
 from raymill.serving.spec import HttpSpec, ModelSpec
 
@@ -28,12 +28,13 @@ PREDICT = "/v1/models/toy:predict"
 ROW = {"instances": [{"x": 1.0, "w": "a"}]}
 
 
-def made(tmp_path: Path, **spec: Any) -> HttpApp:
+def made(tmp_path: Path, observe: Observe | None = None, **spec: Any) -> HttpApp:
     repository = Repository(str(tmp_path / "models"))
     toy.publish_kinds(repository, tmp_path / "staged")
     plane = Plane(repository, {"toy": ModelSpec()})
     plane.load()
-    return HttpApp(plane, [PROTOCOLS.load(name)(plane) for name in PROTOCOLS], LIMIT, HttpSpec(**spec))
+    protocols = [PROTOCOLS.load(name)(plane) for name in PROTOCOLS]
+    return HttpApp(plane, protocols, LIMIT, HttpSpec(**spec), observe=observe)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,21 @@ def test_cors_is_off_until_origins_are_named(app: HttpApp, tmp_path: Path) -> No
     assert "access-control-allow-origin" not in refused
     to_all = made(tmp_path / "all", cors_origins=["*"])
     assert send(to_all, PREDICT, ROW, headers=other)[1]["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_every_request_to_a_protocol_is_observed(tmp_path: Path, name: str) -> None:
+    seen: list[Any] = []
+    app = made(tmp_path, lambda *one: seen.append(one))
+    dialect, row = DIALECTS[name], {"x": [1.0], "w": ["a"]}
+    ask(app, dialect.path("toy", "stable"), dialect.body(row))
+    ask(app, dialect.path("toy", ""), dialect.body({"x": [1.0]}))
+    ask(app, dialect.path("no-such-model", ""), dialect.body(row))  # whose name must not become a label
+    send(app, dialect.path("toy", ""), b"", headers={"content-type": "application/x-ndjson"})
+    assert {one[0] for one in seen} == {name}
+    expected = [("toy", "1", "200"), ("toy", "1", "400"), ("", "", "404"), ("toy", "1", "200")]
+    assert [one[1:-1] for one in seen] == expected
+    assert all(0 < seconds < 5 for *_, seconds in seen)
 
 
 NDJSON = {"content-type": "application/x-ndjson"}

@@ -103,6 +103,7 @@ def refused(app: HttpApp, name: str, kind: str, *request: Any, **more: Any) -> s
 
 def test_every_protocol_has_a_dialect() -> None:
     assert set(DIALECTS) == set(PROTOCOLS)
+    assert [PROTOCOLS.load(name).name for name in PROTOCOLS] == list(PROTOCOLS)
 
 
 @pytest.mark.parametrize("name", DIALECTS)

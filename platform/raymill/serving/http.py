@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -50,6 +51,10 @@ class Request:
     """By lower-case name."""
     query: bytes = b""
     """As sent, behind the question mark."""
+    model: str = ""
+    """For the metrics: the model that was asked, once it is known to be served."""
+    version: str = ""
+    """For the metrics: the version that answered."""
 
 
 @dataclass(slots=True)
@@ -61,9 +66,15 @@ class Response:
     headers: tuple[Header, ...] = (_JSON,)
 
 
+Observe = Callable[[str, str, str, str, float], None]
+"""Counts one request: protocol, model, version, status, seconds."""
+
+
 class HttpProtocol(Protocol):
     """One wire protocol over HTTP: translates requests to the plane and answers back, nothing else."""
 
+    name: ClassVar[str]
+    """As in PROTOCOLS; the metrics carry it."""
     roots: ClassVar[tuple[str, ...]]
     """First segments of the paths that belong to this protocol; "" is the path `/` itself."""
 
@@ -94,6 +105,7 @@ class HttpApp:
 
     Args:
         max_body_bytes: Larger request bodies, as sent or unpacked, get 413.
+        observe: Told of every request to a protocol.
         names_requests: Whether answers carry `x-request-id`; False where the server in front adds it.
     """
 
@@ -104,13 +116,14 @@ class HttpApp:
         max_body_bytes: int,
         spec: HttpSpec | None = None,
         *,
+        observe: Observe | None = None,
         names_requests: bool = True,
     ) -> None:
         self._plane, self._protocols, self._limit = plane, protocols, max_body_bytes
         self._spec = spec or HttpSpec()
         self._by_root = {root: protocol for protocol in protocols for root in protocol.roots}
         self._cors = Cors(self._spec.cors_origins) if self._spec.cors_origins else None
-        self._names_requests = names_requests
+        self._observe, self._names_requests = observe, names_requests
         self._process, self._count = secrets.token_hex(8), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,10 +141,20 @@ class HttpApp:
             protocol = None
         if protocol is None:
             await self._send(request, self._own(request.method, path), send)
-        elif http_body.media_type(request.headers) in ndjson.MEDIA_TYPES and request.method == "POST":
-            await self._stream(protocol, request, receive, send)
         else:
-            await self._send(request, await self._answer(protocol, request, receive), send)
+            await self._serve(protocol, request, receive, send)
+
+    async def _serve(self, protocol: HttpProtocol, request: Request, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        if http_body.media_type(request.headers) in ndjson.MEDIA_TYPES and request.method == "POST":
+            status = await self._stream(protocol, request, receive, send)
+        else:
+            response = await self._answer(protocol, request, receive)
+            status = response.status
+            await self._send(request, response, send)
+        if self._observe:
+            seconds = time.perf_counter() - started
+            self._observe(protocol.name, request.model, request.version, str(status), seconds)
 
     async def _answer(self, protocol: HttpProtocol, request: Request, receive: Receive) -> Response:
         try:
@@ -141,19 +164,21 @@ class HttpApp:
         except Exception as error:
             return self._error(protocol, request, error)
 
-    async def _stream(self, protocol: HttpProtocol, request: Request, receive: Receive, send: Send) -> None:
+    async def _stream(self, protocol: HttpProtocol, request: Request, receive: Receive, send: Send) -> int:
         try:
             answer = protocol.lines(request)
             parts = http_body.chunks(request.headers, receive)
         except Exception as error:
-            await self._send(request, self._error(protocol, request, error), send)
-            return
+            response = self._error(protocol, request, error)
+            await self._send(request, response, send)
+            return response.status
         headers = [_NDJSON, *self._common(request)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         async with aclosing(ndjson.answers(parts, answer, self._limit)) as answers:
             async for part in _never_raising(answers):
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+        return 200
 
     def _error(self, protocol: HttpProtocol, request: Request, error: Exception) -> Response:
         if isinstance(error, HttpError):

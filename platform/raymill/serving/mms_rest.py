@@ -41,6 +41,7 @@ Wanted = str | int | None
 class MmsRest:
     """Inference and management on one port."""
 
+    name: ClassVar[str] = "mms_rest"
     roots: ClassVar[tuple[str, ...]] = ("", "ping", "predictions", "invocations", "models")
 
     def __init__(self, plane: Plane) -> None:
@@ -62,12 +63,13 @@ class MmsRest:
         model, wanted = self._asked(request)
         if request.method == "OPTIONS":
             return json_response(openapi.document([self]))
-        return await self._predict(model, wanted, request.body)
+        return await self._predict(model, wanted, request)
 
     def lines(self, request: Request) -> ndjson.Lines:
         """A row a line, its prediction a line."""
         model, wanted = self._asked(request)
-        self._plane.manifest(model, wanted)
+        number, _ = self._plane.manifest(model, wanted)
+        request.model, request.version = model, str(number)
 
         async def predict(rows: list[Any]) -> list[Any]:
             return list(await self._scores(model, wanted, rows))
@@ -106,10 +108,11 @@ class MmsRest:
             )
         return named or models[0]
 
-    async def _predict(self, model: str, wanted: Wanted, body: bytes) -> Response:
-        _, manifest = self._plane.manifest(model, wanted)  # an unknown model is 404, whatever the body
+    async def _predict(self, model: str, wanted: Wanted, request: Request) -> Response:
+        number, manifest = self._plane.manifest(model, wanted)  # an unknown model is 404, whatever the body
+        request.model, request.version = model, str(number)
         try:
-            document = orjson.loads(body)
+            document = orjson.loads(request.body)
         except orjson.JSONDecodeError as error:
             raise InvalidInput(f"JSON Parse error: {error}") from error
         one = not isinstance(document, list) or _is_vector(document, manifest.signature)

@@ -32,6 +32,7 @@ Wanted = str | int | None
 class OipRest:
     """Metadata, health, infer; model repository, statistics and configuration."""
 
+    name: ClassVar[str] = "oip_rest"
     roots: ClassVar[tuple[str, ...]] = ("v2",)
 
     def __init__(self, plane: Plane) -> None:
@@ -68,7 +69,8 @@ class OipRest:
         if match is None or match["what"] != "infer":
             raise NotFound("lines are answered by /v2/models/MODEL/infer alone; post them there")
         model, wanted = match["model"], _wanted(match["version"])
-        self._plane.manifest(model, wanted)
+        number, _ = self._plane.manifest(model, wanted)
+        request.model, request.version = model, str(number)
 
         async def answer(lines: list[bytes]) -> list[bytes]:
             answers = []
@@ -105,7 +107,8 @@ class OipRest:
         raise NotFound(f"nothing at {request.path}; have: infer, ready, stats, config")
 
     async def _infer(self, model: str, wanted: Wanted, request: Request) -> Response:
-        _, manifest = self._plane.manifest(model, wanted)  # an unknown model is 404, whatever the body
+        number, manifest = self._plane.manifest(model, wanted)  # an unknown model is 404, whatever the body
+        request.model, request.version = model, str(number)
         document, binary = oip_tensors.split(request.body, request.headers.get(oip_tensors.LENGTH_HEADER))
         columns = oip_tensors.columns(document, binary, manifest.signature)
         answer = await self._plane.infer(model, columns, wanted)

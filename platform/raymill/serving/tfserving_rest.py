@@ -33,6 +33,7 @@ Wanted = str | int | None
 class TFServingRest:
     """Predict, classify, regress, status and metadata; row `instances` and columnar `inputs`."""
 
+    name: ClassVar[str] = "tfserving_rest"
     roots: ClassVar[tuple[str, ...]] = ("v1",)
 
     def __init__(self, plane: Plane) -> None:
@@ -41,12 +42,11 @@ class TFServingRest:
     async def handle(self, request: Request) -> Response:
         match = self._match(request)
         model, wanted = match["model"], _wanted(match)
-        if match["verb"] == "predict":
-            return await self._predict(model, wanted, request.body)
-        if match["verb"] == "classify":
-            return await self._classify(model, wanted, request.body)
         if match["verb"]:
-            return await self._regress(model, wanted, request.body)
+            number, _ = self._plane.manifest(model, wanted)  # an unknown model is 404, whatever the body
+            request.model, request.version = model, str(number)
+            answer = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
+            return await answer[match["verb"]](model, wanted, request.body)
         if match["metadata"]:
             return self._metadata(model, wanted)
         statuses = self._plane.status(model, wanted)
@@ -58,7 +58,8 @@ class TFServingRest:
         if match["verb"] != "predict":
             raise InvalidInput("lines are answered by :predict alone; post them there")
         model, wanted = match["model"], _wanted(match)
-        self._plane.manifest(model, wanted)
+        number, _ = self._plane.manifest(model, wanted)
+        request.model, request.version = model, str(number)
 
         async def predict(rows: list[Any]) -> list[Any]:
             _, manifest = self._plane.manifest(model, wanted)  # a version may have taken over meanwhile
@@ -89,7 +90,7 @@ class TFServingRest:
         return match
 
     async def _predict(self, model: str, wanted: Wanted, body: bytes) -> Response:
-        _, manifest = self._plane.manifest(model, wanted)  # an unknown model is 404, whatever the body
+        _, manifest = self._plane.manifest(model, wanted)
         document = parse(body, ("instances", "inputs"), SIGNATURE_NAME)
         by_row = "instances" in document
         read = from_rows if by_row else from_columns
