@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs as pafs
@@ -36,7 +37,7 @@ class Location:
     """What the user would type to get here again; used in messages, manifests and lineage."""
 
     def __truediv__(self, name: str) -> Location:
-        return Location(self.filesystem, f"{self.path.rstrip('/')}/{name}", f"{self.uri.rstrip('/')}/{name}")
+        return Location(self.filesystem, f"{self.path.rstrip('/')}/{name}", _below(self.uri, name))
 
     def __str__(self) -> str:
         return self.uri
@@ -172,6 +173,11 @@ def locate(uri: str | os.PathLike[str]) -> Location:
     `package://name/inner/path` is a file inside an installed Python package. A relative path is
     taken under $RAYMILL_STORAGE, or under the current directory where that is not set.
 
+    `oss://bucket/path` is Alibaba Cloud's object store, by its S3 interface: $OSS_ENDPOINT, or
+    `?endpoint=` in the URI, says where, and $OSS_ACCESS_KEY_ID, $OSS_ACCESS_KEY_SECRET and
+    $OSS_SESSION_TOKEN who asks, as for Alibaba's own tools. Others of S3's kind are reached by
+    `s3://bucket/path?endpoint_override=host:port`.
+
     Raises:
         SpecError: an unknown scheme or package, or a relative path inside a submitted job on a
             cluster that names no storage.
@@ -184,19 +190,48 @@ def locate(uri: str | os.PathLike[str]) -> Location:
     if not match:
         root = storage_root()
         if root and _SCHEME.match(root) and not Path(text).is_absolute():
-            return locate(f"{root.rstrip('/')}/{text}")
+            return locate(_below(root, text))
         return _local(_absolute(text, root))
     if scheme == "file":
         return _local(Path(text.removeprefix("file://")))
     if scheme in ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"):
         filesystem, path = pafs.FileSystem.from_uri(text)
         return Location(filesystem, path, text)
+    if scheme == "oss":
+        return _oss(text)
     return _fsspec(text, scheme)
 
 
 def storage_root() -> str | None:
     """Return $RAYMILL_STORAGE, or None where it is not set."""
     return os.environ.get(STORAGE_VARIABLE) or None
+
+
+def _below(uri: str, name: str) -> str:
+    """Return the URI of `name` below `uri`; options after a question mark stay at the end."""
+    path, mark, options = uri.partition("?")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+def _oss(text: str) -> Location:
+    """OSS speaks S3 with the bucket in the host name only, which Arrow's own URIs cannot ask for."""
+    parts = urlsplit(text)
+    found = parse_qs(parts.query).get("endpoint") or [os.environ.get("OSS_ENDPOINT", "")]
+    endpoint = found[0].removeprefix("https://")
+    if not endpoint:
+        raise SpecError(
+            f"{text!r} names no endpoint; set OSS_ENDPOINT, such as oss-cn-hangzhou.aliyuncs.com, "
+            "or append ?endpoint=... to the URI"
+        )
+    filesystem = pafs.S3FileSystem(
+        access_key=os.environ.get("OSS_ACCESS_KEY_ID"),
+        secret_key=os.environ.get("OSS_ACCESS_KEY_SECRET"),
+        session_token=os.environ.get("OSS_SESSION_TOKEN"),
+        scheme="http" if endpoint.startswith("http://") else "https",
+        endpoint_override=endpoint.removeprefix("http://"),
+        force_virtual_addressing=True,
+    )
+    return Location(filesystem, parts.netloc + parts.path, text)
 
 
 def _absolute(text: str, root: str | None) -> Path:

@@ -209,3 +209,25 @@ def test_an_unknown_scheme_is_refused():
 def test_the_storage_root_is_unset_when_empty(monkeypatch):
     monkeypatch.setenv("RAYMILL_STORAGE", "")
     assert storage.storage_root() is None
+
+
+def test_options_of_a_uri_stay_at_its_end(monkeypatch):
+    uri = "s3://lake/data?endpoint_override=127.0.0.1:9&scheme=http&region=x"
+    assert (locate(uri) / "a" / "b").uri == uri.replace("data?", "data/a/b?")
+    assert (locate(uri) / "a").path == "lake/data/a"
+    monkeypatch.setenv("RAYMILL_STORAGE", uri)
+    assert locate("flights").uri == uri.replace("data?", "data/flights?")
+
+
+def test_alibabas_object_store_by_its_s3_interface(monkeypatch):
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", "secret")
+    found = locate("oss://lake/data/flights?endpoint=oss-cn-hangzhou.aliyuncs.com")
+    assert found.path == "lake/data/flights"
+    assert found.filesystem == pafs.S3FileSystem(
+        access_key="id", secret_key="secret", endpoint_override="oss-cn-hangzhou.aliyuncs.com",
+        force_virtual_addressing=True,
+    )  # fmt: skip
+    monkeypatch.delenv("OSS_ENDPOINT", raising=False)
+    with pytest.raises(SpecError, match="names no endpoint; set OSS_ENDPOINT"):
+        locate("oss://lake/data")
