@@ -23,6 +23,7 @@ from raymill.tune.spec import TuneSpec
 
 TUNE = ("jobs/tune.py", "--config", "examples/flights/tune.yaml")
 DEPTH, ROUNDS = "flavors.xgboost.max_depth", "flavors.xgboost.rounds"
+RATE = "flavors.xgboost.learning_rate"
 METHOD = "flavors.xgboost.params.tree_method"
 SPACE = (
     f"{{parameters: {{{DEPTH}: {{type: int, low: 2, high: 4, default: 2}}, "
@@ -77,6 +78,24 @@ def test_a_staged_study_ends_in_a_published_model_though_trials_fail(
     assert (cluster.storage / "studies/staged/report/report.html").exists()
     again = tune(load(TuneSpec, ROOT / TUNE[2], [part for part in changes if part != "--set"]))
     assert (again["published"]["version"], again["published"]["published"]) == (published["version"], False)
+
+
+def test_a_trial_that_falls_behind_is_stopped_early(
+    joined: Cluster, flights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    rates = f"{{{RATE}: [0.3, 0.2, 0.0001]}}"
+    changes = settings(
+        study="asha", search__concurrency="1", retrain="false", train__set=training("none", rounds=20),
+        space=f"{{parameters: {{{RATE}: {{type: float, low: 0.0001, high: 0.3}}}}}}",
+        search__stages=f"[{{searcher: grid, options: {{values: {rates}}}}}]",
+        search__scheduler="{name: asha, options: {grace_period: 4, reduction_factor: 2}, every_rounds: 4}",
+    )  # fmt: skip
+    result = tune(load(TuneSpec, ROOT / TUNE[2], [part for part in changes if part != "--set"]))
+    assert result["trials"] == {"complete": 2, "stopped": 1, "failed": 0, "running": 0}
+    first, _, last = read(joined, "asha").trials
+    assert [step for step, _ in first.reports] == [4, 8, 12, 16, 20]
+    assert (last.status, last.metrics["round"]) == ("stopped", 4.0)
 
 
 def test_a_killed_driver_is_gone_on_with_no_trial_lost_or_run_twice(cluster: Cluster, flights: Path) -> None:
