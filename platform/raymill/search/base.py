@@ -59,6 +59,8 @@ class Searcher(ABC):
     Options: ClassVar[type[Spec]] = NoOptions
     multi_objective: ClassVar[bool] = False
     """Whether it searches a Pareto front; else more than one objective is refused."""
+    learns: ClassVar[bool] = True
+    """Whether suggestions depend on results; those of one that does not learn wait for none."""
     finite: ClassVar[bool] = False
     """Whether it runs out of suggestions."""
 

@@ -35,6 +35,7 @@ class GridSearcher(Searcher):
     name = "grid"
     Options = GridOptions
     multi_objective = True
+    learns = False
     finite = True
 
     def prepare(self) -> None:

@@ -65,6 +65,9 @@ class StudyHeader(Spec):
     order: Literal["logical", "arrival"] = "logical"
     """logical: suggestions do not depend on which trial ends first; a worker may wait for the oldest
     trial. arrival: nobody waits, and a rerun may suggest otherwise."""
+    slack: int = Field(default=0, ge=0)
+    """With order logical: how many trials more than run at a time may be ahead of the oldest one whose
+    result counts. More slack: less waiting where trials differ in length, and older results."""
     budget: Budget = Budget()
     known: tuple[KnownPoint, ...] = ()
     """Observations of earlier studies (warm start)."""

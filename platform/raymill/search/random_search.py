@@ -31,6 +31,7 @@ class RandomSearcher(Searcher):
     name = "random"
     Options = RandomOptions
     multi_objective = True
+    learns = False
 
     def prepare(self) -> None:
         self._tried: set[str] = set()

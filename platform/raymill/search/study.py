@@ -1,9 +1,10 @@
 """A study: a space, stages of searchers, and the log of what was asked and what came of it.
 
 Results reach the searcher in a logical order, not in the order in which trials happen to end: suggestion
-k is made once trials 0 .. k - concurrency have ended, from exactly their results, with trials
-k - concurrency + 1 .. k - 1 pending. So equal headers give equal suggestions, whatever ends first, and a
-study opened again goes on as if it had never stopped. The price: a worker may wait for the oldest trial.
+k is made once trials 0 .. k - n have ended, n = concurrency + slack, from exactly their results, with
+trials k - n + 1 .. k - 1 pending. So equal headers give equal suggestions, whatever ends first, and a
+study opened again goes on as if it had never stopped. The price: a worker may wait for the oldest trial,
+less with more slack. A searcher that does not learn from results waits for none.
 `order: arrival` never waits, and is rebuilt from the log just the same, but another run may differ.
 """
 
@@ -17,6 +18,7 @@ import orjson
 
 from raymill.config import parse
 from raymill.errors import Conflict, Corrupt, InvalidInput, NotFound
+from raymill.search import SEARCHERS
 from raymill.search.base import Searcher
 from raymill.search.header import StudyHeader
 from raymill.search.log import Event, EventLog
@@ -92,14 +94,18 @@ class Study:
     def ask(self) -> Trial | None:
         """Return the next trial, logged; None while results must come first, or when it is finished."""
         number = len(self.record.trials)
-        if self.is_finished() or not self._advance(number):
+        if self.is_finished() or len(self.record.pending()) >= self.header.concurrency:
             return None
         while True:
-            if self._searcher is None or self._stage_is_full(number):
-                if self._stage + 1 == len(self.header.stages):
-                    self._exhausted = True
-                    return None
-                self._begin_stage(self._stage + 1, number)
+            ended = self._searcher is None or self._stage_is_full(number)
+            stage = self._stage + 1 if ended else self._stage
+            if stage == len(self.header.stages):
+                self._exhausted = True
+                return None
+            if not self._advance(number, stage):
+                return None
+            if ended:
+                self._begin_stage(stage, number)
             assert self._searcher is not None
             suggestion = self._searcher.ask()
             if suggestion is not None:
@@ -183,13 +189,14 @@ class Study:
 
     # How results reach the searcher
 
-    def _advance(self, number: int) -> bool:
-        """Pass on the results that suggestion `number` is made from; return whether they are there."""
+    def _advance(self, number: int, stage: int) -> bool:
+        """Pass on what a stage's suggestion `number` is made from; return whether all of it is there."""
         if self.header.order == "arrival":
-            return len(self.record.pending()) < self.header.concurrency
-        for due in range(len(self._told), number - self.header.concurrency + 1):
+            return True
+        learns = SEARCHERS.load(self.header.stages[stage].searcher).learns
+        for due in range(len(self._told), number - self.header.concurrency - self.header.slack + 1):
             if not self.record.trials[due].ended:
-                return False
+                return not learns
             self._pass_on(due)
         return True
 
@@ -224,7 +231,7 @@ class Study:
         """Bring record and searcher to where they were after this event."""
         if event["event"] == "ask":
             number, stage = event["number"], event["stage"]
-            if self.header.order == "logical" and not self._advance(number):
+            if not self._advance(number, stage):
                 raise Corrupt(f"the log asks trial {number} before the results that it was made from")
             if stage != self._stage:
                 self._begin_stage(stage, number)

@@ -94,6 +94,7 @@ def _header(spec: TuneSpec, plan: Plan, folder: Location, snapshots: dict[str, s
         seed=spec.search.seed,
         concurrency=at_once,
         order=spec.search.order,
+        slack=at_once // 2 if spec.search.slack is None else spec.search.slack,
         budget=Budget(seconds=spec.search.seconds),
         known=tuple(known),
         meta={

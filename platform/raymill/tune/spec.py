@@ -47,6 +47,9 @@ class SearchSpec(Spec):
     order: Literal["logical", "arrival"] = "logical"
     """logical: suggestions do not depend on which trial ends first; a worker may wait for the oldest
     trial. arrival: nobody waits, and a rerun may suggest otherwise."""
+    slack: int | None = Field(default=None, ge=0)
+    """With order logical: how many trials more than run at once may be ahead of the oldest one that runs;
+    default: half as many as run at once. More slack waits less, and learns from older results."""
     seed: int = Field(default=0, ge=0)
     stages: tuple[Stage, ...] = Field(default=(Stage(searcher="random"),), min_length=1)
     """Searchers one after another, each starting from the observations of those before it."""
