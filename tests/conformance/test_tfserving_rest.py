@@ -170,5 +170,8 @@ def test_many_rows_are_judged_as_few_are(app: HttpApp, rows: int) -> None:
         body = {"inputs": {"x": [value] + [0.5] * (rows - 1), "w": ["a"] * rows}}
         status, answer = ask(app, PREDICT, body)
         assert (status, words in answer["error"]) == (400, True), answer
+    hidden = {"inputs": {"x": [0.0, 1.0] + [0.5] * rows + [True], "w": ["a"] * (rows + 3)}}
+    status, answer = ask(app, PREDICT, hidden)
+    assert (status, f"row {rows + 2}: expected float32, got bool" in answer["error"]) == (400, True), answer
     mixed = {"inputs": {"x": [None, 3] + [0.5] * rows, "w": ["a", "b"] + [None] * rows}}
     assert ask(app, PREDICT, mixed) == (200, {"outputs": [21.0, 8.0] + [1.0] * rows})

@@ -1,0 +1,126 @@
+"""Columns as numpy arrays, as binary protocols and gRPC bring them, encode as plain values do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raymill.errors import InvalidInput
+from raymill.features import Encoder, FittedColumn
+
+DTYPES = [
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "float16",
+    "float32",
+    "float64",
+    "bool",
+]
+
+
+def one(dtype: str, **changes: Any) -> Encoder:
+    settings = {"name": "x", "kind": "numeric", "dtype": dtype, "nulls": "error", "null_count": 0} | changes
+    return Encoder(columns=(FittedColumn(**settings),), target="y", task="regression")
+
+
+@given(st.sampled_from(DTYPES), st.data(), st.sampled_from([1, 2, 30]), st.sampled_from([1, 3]))
+def test_arrays_encode_as_their_values_do(dtype: str, data: Any, rows: int, width: int) -> None:
+    if dtype == "bool":
+        element: Any = st.booleans()
+    elif dtype.startswith("float"):
+        size = 16 if dtype == "float16" else 32
+        element = st.floats(width=size, allow_nan=False, allow_infinity=False)
+    else:
+        limits = np.iinfo(dtype)
+        element = st.integers(int(limits.min), int(limits.max))
+    shape = (rows,) if width == 1 else (rows, width)
+    count = rows * width
+    values = data.draw(st.lists(element, min_size=count, max_size=count))
+    array_N = np.asarray(values, dtype).reshape(shape)
+    encoder = one(dtype, width=width)
+    by_array = encoder.encode_columns({"x": array_N})
+    by_value = encoder.encode_columns({"x": array_N.tolist()})
+    np.testing.assert_array_equal(by_array.numeric_NF, by_value.numeric_NF)
+
+
+@pytest.mark.parametrize(
+    ("column", "array"),
+    [
+        ("float32", "float64"),
+        ("float64", "float32"),
+        ("float32", "int64"),
+        ("int32", "int8"),
+        ("int16", "uint8"),
+    ],
+)
+def test_arrays_of_a_type_that_fits_are_taken(column: str, array: str) -> None:
+    values_N = np.arange(5).astype(array)
+    assert one(column).encode_columns({"x": values_N}).numeric_NF[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("int8", np.array([1, 128]), "row 1: 128 is outside the range of int8"),
+        ("uint8", np.array([-1], np.int8), "row 0: -1 is outside the range of uint8"),
+        ("int32", np.array([0.5, 1.5]), "row 0: expected int32, got float 0.5"),
+        ("bool", np.array([0, 1]), "row 0: expected bool, got int"),
+        ("float32", np.array([True]), "row 0: expected float32, got bool"),
+        ("float32", np.array(["1"]), "row 0: expected float32, got str"),
+        ("float32", np.array([0.0, 1e39]), "row 1: 1e.39 is outside the range of float32"),
+        ("float16", np.array([0.0, 7e4], np.float32), "row 1: 70000.0 is outside the range of float16"),
+        ("float32", np.array([0.0, np.inf], np.float32), "row 1: inf is outside"),
+        ("float32", np.array([0.0, 0.0, np.nan]), "row 2: nan is outside"),
+        ("float32", np.array([[1.0], [2.0]]), "row 0: expected float32, got list"),
+        ("float32", np.array([None, 1.0], object), "row 0: null, but this input has no null policy"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_with_row_and_value(column: str, values: Any, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        one(column).encode_columns({"x": values})
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_nan_is_null_in_arrays_of_columns_with_a_policy(width: int) -> None:
+    values = np.array([[1.0, np.nan], [np.nan, 4.0]], np.float32)[:, :width]
+    values = values[:, 0] if width == 1 else values
+    filled = one("float32", nulls=7.5, width=width).encode_columns({"x": values}).numeric_NF
+    assert filled.tolist() == ([[1.0], [7.5]] if width == 1 else [[1.0, 7.5], [7.5, 4.0]])
+    open_ = one("float32", nulls="mean", width=width).encode_columns({"x": values}).numeric_NF
+    np.testing.assert_array_equal(np.isnan(open_).reshape(values.shape), np.isnan(values))
+    with pytest.raises(InvalidInput, match="inf is outside the range"):
+        one("float32", nulls="mean").encode_columns({"x": np.array([np.nan, -np.inf])})
+
+
+def test_times_and_categories_come_as_arrays_too() -> None:
+    time = one("int64", origin_us=1_000_000).encode_columns({"x": np.array([3_000_000, 1_500_000])})
+    assert time.numeric_NF[:, 0].tolist() == [2.0, 0.5]
+    known = {"kind": "categorical", "nulls": "unknown"}
+    texts = one("string", vocabulary=("a", "b"), **known)
+    words = np.array(["b", None, "zz", "a"], object)
+    assert texts.encode_columns({"x": words}).codes_NC[:, 0].tolist() == [2, 0, 0, 1]
+    numbers = one("int16", vocabulary=(3, 0), **known)
+    assert numbers.encode_columns({"x": np.array([0, 3, 9], np.int16)}).codes_NC[:, 0].tolist() == [2, 1, 0]
+    with pytest.raises(InvalidInput, match="row 0: expected string, got bytes"):
+        texts.encode_columns({"x": np.array([b"a"], object)})
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64"])
+def test_a_whole_float_is_an_integer_as_json_does_not_tell_them_apart(dtype: str) -> None:
+    for values in ([2.0, 3], [2.0]):
+        assert one(dtype).encode_columns({"x": values}).numeric_NF[:, 0].tolist() == values
+    category = one(dtype, kind="categorical", vocabulary=(7, 2))
+    assert category.encode_columns({"x": [2.0, 7]}).codes_NC[:, 0].tolist() == [2, 1]
+    with pytest.raises(InvalidInput, match=r"row 0: expected int\d+, got float 2.5"):
+        one(dtype).encode_columns({"x": [2.5]})
+    with pytest.raises(InvalidInput, match=r"row 0: expected bool, got float 1\.0"):
+        one("bool").encode_columns({"x": [1.0]})
