@@ -60,6 +60,25 @@ class Unsupported(RaymillError):
     kind = "unsupported"
 
 
+class Exhausted(RaymillError):
+    """More is asked than fits, now; `retry_after_s` says in how many seconds there may be room."""
+
+    kind = "exhausted"
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class DeadlineExceeded(RaymillError):
+    """The caller's time was over before the answer was there."""
+
+    kind = "deadline"
+
+
 class Corrupt(RaymillError):
     """Stored bytes are not what was written: a hash, a size or a golden prediction differs."""
 

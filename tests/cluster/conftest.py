@@ -33,6 +33,7 @@ class Cluster:
     dashboard: str
     ray_address: str
     serve_port: int
+    grpc_port: int
     storage: Path
     home: Path
 
@@ -57,7 +58,7 @@ def closing_line(output: str) -> dict[str, Any]:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     home = tmp_path_factory.mktemp("raymill-home")
     storage = tmp_path_factory.mktemp("storage")
-    dashboard_port, ray_port, serve_port = free_port(), free_port(), free_port()
+    dashboard_port, ray_port, serve_port, grpc_port = (free_port() for _ in range(4))
     environment = {
         **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -77,6 +78,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         exports["RAY_ADDRESS"],
         f"127.0.0.1:{ray_port}",
         serve_port,
+        grpc_port,
         storage,
         home,
     )

@@ -34,7 +34,13 @@ def trained(cluster: Cluster, flights: Path) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def served(cluster: Cluster, trained: dict[str, dict[str, Any]]) -> str:
     code, output = cluster.submit(
-        "jobs/serve.py", "--config", "examples/flights/serve.yaml", "--set", f"port={cluster.serve_port}"
+        "jobs/serve.py",
+        "--config",
+        "examples/flights/serve.yaml",
+        "--set",
+        f"port={cluster.serve_port}",
+        "--set",
+        f"grpc_port={cluster.grpc_port}",
     )
     assert code == 0, output
     return str(closing_line(output)["url"])

@@ -31,7 +31,7 @@ def test_every_block_is_a_command() -> None:
     assert text.count("ray job submit --working-dir . -- python jobs/") == 6
 
 
-def copy_checkout(target: Path, port: int) -> None:
+def copy_checkout(target: Path, port: int, grpc_port: int) -> None:
     """Copy what git tracks, times kept, with the served port changed."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, tracked.stdout.split("\0")):
@@ -39,15 +39,16 @@ def copy_checkout(target: Path, port: int) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, copy)
     for name in ("README.md", "serve_apps/models.yaml"):
-        (target / name).write_text((target / name).read_text().replace("8000", str(port)))
+        text = (target / name).read_text().replace("8000", str(port)).replace("9000", str(grpc_port))
+        (target / name).write_text(text)
     serve = target / "examples/flights/serve.yaml"
-    serve.write_text(serve.read_text() + f"port: {port}\n")
+    serve.write_text(serve.read_text() + f"port: {port}\ngrpc_port: {grpc_port}\n")
 
 
 @pytest.mark.timeout(900)
 def test_the_readme_runs_as_printed(tmp_path: Path) -> None:
     port = free_port()
-    copy_checkout(tmp_path / "raymill", port)
+    copy_checkout(tmp_path / "raymill", port, free_port())
     virtual_environment = Path(sys.prefix)
     script = "\n".join(body for _, body in BLOCK.findall((tmp_path / "raymill/README.md").read_text()))
     script = script.replace("make test", "make -n test > /dev/null")

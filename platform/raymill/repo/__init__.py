@@ -2,8 +2,9 @@
 
 from raymill.repo.manifest import Lineage, Manifest
 from raymill.repo.repository import LabelEvent, Repository, Version
-from raymill.repo.version import LoadedVersion, fetch, load_version
+from raymill.repo.version import LoadedVersion, fetch, load_encoder, load_version
 
 __all__ = [
-    "LabelEvent", "Lineage", "LoadedVersion", "Manifest", "Repository", "Version", "fetch", "load_version",
+    "LabelEvent", "Lineage", "LoadedVersion", "Manifest", "Repository", "Version", "fetch", "load_encoder",
+    "load_version",
 ]  # fmt: skip

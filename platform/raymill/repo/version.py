@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +34,22 @@ class LoadedVersion:
         return self.predictor.predict(self.encoder.encode_columns(columns))
 
 
-def fetch(version: Version, directory: Path) -> Path:
-    """Copy a version's files into a local directory and return it, every hash checked.
+def load_encoder(version: Version) -> Encoder:
+    """Return a version's encoder, without its model; raises as `load_version` does."""
+    with tempfile.TemporaryDirectory(prefix="raymill-encoder-") as directory:
+        fetch(version, Path(directory), only=ENCODER_FILE)
+        return _read(Encoder, Path(directory) / ENCODER_FILE)
+
+
+def fetch(version: Version, directory: Path, only: str | None = None) -> Path:
+    """Copy a version's files, or one of them, into a local directory and return it, every hash checked.
 
     Raises:
         Corrupt: a file is missing, or its bytes are not those that were published.
     """
     for entry in version.manifest.files:
+        if only is not None and entry.path != only:
+            continue
         if not entry.path or ".." in entry.path.split("/") or entry.path.startswith("/"):
             raise Corrupt(
                 f"manifest of {version.location.uri!r} names {entry.path!r}, which leaves its folder"

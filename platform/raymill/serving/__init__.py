@@ -6,6 +6,7 @@ from raymill.registry import Registry
 
 if TYPE_CHECKING:
     from raymill.serving.http import HttpProtocol
+    from raymill.serving.rpc import GrpcProtocol
 
 PROTOCOLS: "Registry[type[HttpProtocol]]" = Registry(
     "wire protocol",
@@ -16,4 +17,12 @@ PROTOCOLS: "Registry[type[HttpProtocol]]" = Registry(
     },
 )
 
-__all__ = ["PROTOCOLS"]
+GRPC_PROTOCOLS: "Registry[type[GrpcProtocol]]" = Registry(
+    "gRPC wire protocol",
+    {
+        "tfserving_grpc": "raymill.serving.tfserving_grpc:TFServingGrpc",
+        "oip_grpc": "raymill.serving.oip_grpc:OipGrpc",
+    },
+)
+
+__all__ = ["GRPC_PROTOCOLS", "PROTOCOLS"]

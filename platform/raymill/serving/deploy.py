@@ -8,6 +8,7 @@ from typing import Any
 
 from raymill.errors import Conflict, RaymillError, Unavailable
 from raymill.repo import Repository
+from raymill.serving import GRPC_PROTOCOLS
 from raymill.serving.spec import ServeSpec
 
 APPLICATION = "models"
@@ -30,8 +31,9 @@ def document(spec: ServeSpec) -> dict[str, Any]:
     """Return the Serve configuration of a spec, the content of a file for `serve deploy`."""
     return {
         "controller_options": {"runtime_env": {"env_vars": INGRESS_ENVIRONMENT}},
-        "proxy_location": "EveryNode",
+        "proxy_location": "HeadOnly" if spec.shape in ("single", "replicated") else "EveryNode",
         "http_options": {"host": spec.host, "port": spec.port},
+        "grpc_options": {"port": spec.grpc_port, "grpc_servicer_functions": _servicer_functions(spec)},
         "applications": [
             {
                 "name": APPLICATION,
@@ -41,6 +43,15 @@ def document(spec: ServeSpec) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _servicer_functions(spec: ServeSpec) -> list[str]:
+    """Return the functions that register the services of the spec's gRPC protocols; none, no server."""
+    return [
+        f"raymill.serving.rpc:{function}"
+        for name in spec.grpc_protocols
+        for function in GRPC_PROTOCOLS.load(name).servicer_functions
+    ]
 
 
 def check(spec: ServeSpec) -> dict[str, dict[str, int]]:
@@ -84,7 +95,11 @@ def deploy(
             last = status
         if status == "RUNNING":
             _check_http(client.get_serve_details(), spec)
-            return {"url": f"http://{_reachable(spec.host)}:{spec.port}", "models": versions}
+            host = _reachable(spec.host)
+            where = {"url": f"http://{host}:{spec.port}"}
+            if spec.grpc_protocols:
+                where["grpc"] = f"{host}:{spec.grpc_port}"
+            return {**where, "models": versions}
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise DeployFailed(f"application {APPLICATION} did not come up: {message}")
         time.sleep(0.5)
@@ -95,17 +110,22 @@ def deploy(
 
 
 def _check_http(details: dict[str, Any], spec: ServeSpec) -> None:
-    """Refuse to name an address at which nothing listens: a running Serve keeps its host and port.
+    """Refuse to name an address at which nothing listens: a running Serve keeps its host and ports.
 
     Raises:
         Conflict: names the port that is in force.
     """
-    port = (details.get("http_options") or {}).get("port", spec.port)
-    if port != spec.port:
-        raise Conflict(
-            f"the models are deployed, but Serve already listened on port {port} and cannot change to "
-            f"{spec.port} while it runs; use port {port}, or shut Serve down first (`serve shutdown`)"
-        )
+    ports = [("http_options", "port", spec.port)]
+    if spec.grpc_protocols:
+        ports.append(("grpc_options", "grpc_port", spec.grpc_port))
+    for options, key, wanted in ports:
+        port = (details.get(options) or {}).get("port", wanted)
+        if port != wanted:
+            raise Conflict(
+                f"the models are deployed, but Serve already listened on port {port} and cannot change "
+                f"`{key}` to {wanted} while it runs; use port {port}, or shut Serve down first "
+                "(`serve shutdown`)"
+            )
 
 
 def _reachable(host: str) -> str:

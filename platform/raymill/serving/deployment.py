@@ -3,28 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
 
+from raymill.errors import Exhausted, RaymillError, Unavailable
+from raymill.features import Features
 from raymill.repo import Repository
-from raymill.serving import PROTOCOLS
+from raymill.serving import GRPC_PROTOCOLS, PROTOCOLS, rpc
+from raymill.serving.deploy import APPLICATION, INGRESS_ENVIRONMENT
 from raymill.serving.http import HttpApp
+from raymill.serving.memory import Memory
+from raymill.serving.metrics import RequestMetrics
+from raymill.serving.model_host import ModelHost
 from raymill.serving.plane import Plane
-from raymill.serving.spec import ServeSpec
+from raymill.serving.ray_metrics import Exporter
+from raymill.serving.ray_overrides import ClusterOverrides
+from raymill.serving.served import RemotePredict
+from raymill.serving.spec import ModelSpec, ServeSpec
 
-APPLICATION = "models"
 DEPLOYMENT = "ModelServer"
 
 
 class ModelServer:
-    """One replica: ready once every model is loaded and its golden rows hold, then follows the labels."""
+    """One replica: ready once every model is loaded and its golden rows hold, then follows the labels.
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    Args:
+        spec: A ServeSpec as JSON.
+        own: By model, a handle to the replicas of those with `placement: own`.
+    """
+
+    def __init__(self, spec: dict[str, Any], own: dict[str, DeploymentHandle]) -> None:
         self._spec = ServeSpec.model_validate(spec)
-        self._plane = Plane(Repository(self._spec.repository), self._spec.models)
+        check_ingress()
+        budget = self._spec.replica.memory_budget_mb
+        metrics = RequestMetrics(self._spec.access_log_every)
+        self._plane = Plane(
+            Repository(self._spec.repository),
+            self._spec.models,
+            overrides=ClusterOverrides(self._spec),
+            memory=Memory(None if budget is None else int(budget * 1e6)),
+            metrics=metrics,
+            remote={name: _remote(handle) for name, handle in own.items()},
+        )
         self._plane.load()
+        self._grpc: dict[str, rpc.GrpcProtocol] = {}
+        for name in self._spec.grpc_protocols:
+            protocol = GRPC_PROTOCOLS.load(name)(self._plane)
+            self._grpc |= {method.full_name: protocol for method in rpc.methods(type(protocol))}
+        self._exporter = Exporter(metrics)
         self._follower = asyncio.get_running_loop().create_task(self._follow())
 
     def __serve_build_asgi_app__(self) -> HttpApp:
@@ -43,17 +76,97 @@ class ModelServer:
         while True:
             await asyncio.sleep(self._spec.poll_seconds)
             await asyncio.to_thread(self._plane.refresh)
+            await asyncio.to_thread(self._exporter.export)
+
+
+def _rpc(method: Any) -> Callable[..., Any]:
+    async def answer(self: ModelServer, request: bytes, grpc_context: Any) -> Any:
+        return await rpc.call(self._grpc[method.full_name], self._plane, method, request, grpc_context)
+
+    answer.__name__ = method.name
+    return answer
+
+
+for _name in GRPC_PROTOCOLS:  # Serve calls the method that an RPC is named for
+    for _method in rpc.methods(GRPC_PROTOCOLS.load(_name)):
+        setattr(ModelServer, _method.name, _rpc(_method))
+
+
+def check_ingress() -> None:
+    """Refuse to serve on a Serve that was started without the fast ingress, at a tenth of the speed.
+
+    Raises:
+        Unavailable: says how to start it with.
+    """
+    missing = [name for name, value in INGRESS_ENVIRONMENT.items() if os.environ.get(name) != value]
+    if missing:
+        settings = " ".join(f"{name}={INGRESS_ENVIRONMENT[name]}" for name in missing)
+        raise Unavailable(
+            f"Serve runs without its fast ingress: {', '.join(missing)} is not set where it was started. "
+            f"Start the nodes with `{settings} ray start ...` (`raymill up` and cluster.yaml do), or end "
+            "this Serve (`serve shutdown`) and deploy again: its controller gets them from the configuration"
+        )
+
+
+def _remote(handle: DeploymentHandle) -> RemotePredict:
+    async def predict(number: int, features: Features, timeout_s: float | None) -> Any:
+        try:
+            answer = await handle.predict.remote(number, features.numeric_NF, features.codes_NC, timeout_s)
+        except BackPressureError as error:
+            raise Exhausted("the model's own replicas have as many requests as may wait", 1.0) from error
+        if isinstance(answer, RaymillError):
+            raise answer
+        return answer
+
+    return predict
 
 
 def build(spec: ServeSpec) -> Application:
-    """Return the Serve application of a spec."""
+    """Return the Serve application of a spec.
+
+    Raises:
+        Unavailable: the cluster has fewer nodes than the shape needs.
+    """
+    own = {name: _own(name, model, spec) for name, model in spec.models.items() if model.placement == "own"}
     deployment = serve.deployment(
         serve.ingress()(ModelServer),
         name=DEPLOYMENT,
         ray_actor_options={"num_cpus": spec.replica.num_cpus},
-        autoscaling_config=spec.autoscaling.model_dump(),
+        max_ongoing_requests=spec.replica.max_ongoing_requests,
+        max_queued_requests=spec.replica.max_queued_requests,
+        logging_config={"enable_access_log": False},
+        **_replicas(spec),
+    )
+    return deployment.bind(spec.model_dump(mode="json"), own)
+
+
+def _own(name: str, model: ModelSpec, spec: ServeSpec) -> Application:
+    deployment = serve.deployment(
+        ModelHost,
+        name=f"{DEPLOYMENT}-{name}",
+        ray_actor_options={"num_cpus": model.own.num_cpus, "num_gpus": model.own.num_gpus},
+        autoscaling_config=model.own.autoscaling.model_dump(exclude_none=True),
         max_ongoing_requests=spec.replica.max_ongoing_requests,
         max_queued_requests=spec.replica.max_queued_requests,
         logging_config={"enable_access_log": False},
     )
-    return deployment.bind(spec.model_dump(mode="json"))
+    return deployment.bind(spec.repository, name, model.model_dump(mode="json"), spec.poll_seconds)
+
+
+def _replicas(spec: ServeSpec) -> dict[str, Any]:
+    """Return how many replicas there are, and where, by the spec's shape."""
+    if spec.shape == "autoscaled":
+        return {"autoscaling_config": spec.autoscaling.model_dump(exclude_none=True)}
+    if spec.shape == "single":
+        return {"num_replicas": 1}
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    count = spec.replicas or (nodes if spec.shape == "multi_primary" else 2)
+    if count > nodes:
+        raise Unavailable(
+            f"shape {spec.shape} with {count} replicas needs as many nodes, the cluster has {nodes}; "
+            "add nodes, or set `replicas` lower"
+        )
+    return {"num_replicas": count, "max_replicas_per_node": 1}
+
+
+__all__ = ["APPLICATION", "DEPLOYMENT", "ModelServer", "build"]

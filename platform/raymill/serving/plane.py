@@ -9,66 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from raymill.errors import InvalidInput, NotFound, RaymillError, Unavailable, nearest
-from raymill.repo import LoadedVersion, Manifest, Repository, load_version
+from raymill.repo import Manifest, Repository
+from raymill.serving.memory import Memory
+from raymill.serving.metrics import RequestMetrics
+from raymill.serving.overrides import Override, Overrides, OwnOverrides
+from raymill.serving.served import (
+    INDEX_STATES,
+    Answer,
+    IndexEntry,
+    RemotePredict,
+    ServedModel,
+    ServedVersion,
+    VersionStatus,
+)
 from raymill.serving.spec import ModelSpec
 from raymill.serving.statistics import ModelStatistics
 
+__all__ = ["Answer", "IndexEntry", "Plane", "ServedModel", "ServedVersion", "VersionStatus"]
+
 log = logging.getLogger(__name__)
-
-State = Literal["LOADING", "AVAILABLE", "UNLOADING", "END"]
-
-
-@dataclass(frozen=True)
-class VersionStatus:
-    """Where one version stands; `error` says why one that should serve does not."""
-
-    number: int
-    state: State
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """Versions of one model that answer requests now."""
-
-    default: int
-    versions: Mapping[int, LoadedVersion]
-    labels: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Outputs of one request, by name, with the version that gave them."""
-
-    version: int
-    outputs: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class IndexEntry:
-    """One version of one model, in the words of Triton's repository index."""
-
-    name: str
-    version: int | None
-    """None for a model of which no version has been dealt with yet."""
-    state: Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]
-    reason: str
-
-
-_INDEX_STATES: dict[State, Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]] = {
-    "AVAILABLE": "READY", "LOADING": "LOADING", "UNLOADING": "UNLOADING", "END": "UNAVAILABLE",
-}  # fmt: skip
 
 
 @dataclass
@@ -77,16 +45,35 @@ class _Tracked:
 
     spec: ModelSpec
     statuses: dict[int, VersionStatus] = field(default_factory=dict)
-    statistics: dict[int, ModelStatistics] = field(default_factory=dict)
     unloaded: bool = False
     """Whether somebody unloaded it, so that it stays away until it is loaded again."""
 
 
 class Plane:
-    """Models of a repository, loaded and kept at what their labels point at."""
+    """Models of a repository, loaded and kept at what their labels point at.
 
-    def __init__(self, repository: Repository, models: Mapping[str, ModelSpec]) -> None:
+    Args:
+        overrides: Where changes that clients make are kept; by default they are this process's own.
+        memory: The budget that the models share; by default none.
+        metrics: Where requests are counted.
+        remote: By model, what predicts in replicas of the model's own; others are loaded here.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        models: Mapping[str, ModelSpec],
+        *,
+        overrides: Overrides | None = None,
+        memory: Memory | None = None,
+        metrics: RequestMetrics | None = None,
+        remote: Mapping[str, RemotePredict] | None = None,
+    ) -> None:
         self._repository = repository
+        self._overrides, self._memory = overrides or OwnOverrides(), memory or Memory()
+        self.metrics = metrics or RequestMetrics()
+        self.observe = self.metrics.observe
+        self._spec, self._remote = dict(models), remote or {}
         self._tracked = {name: _Tracked(spec) for name, spec in models.items()}
         self._served: dict[str, ServedModel] = {}
         self._refreshing = threading.Lock()
@@ -97,12 +84,14 @@ class Plane:
         Raises:
             RaymillError: a model, version or label that is not there, or a damaged version.
         """
+        self._apply(self._overrides.read())
         for name in self._tracked:
             self._refresh(name)
 
     def refresh(self) -> None:
         """Follow the labels. What cannot be loaded is logged and shown in the status; the old one stays."""
-        for name in self._tracked:
+        self._apply(self._overrides.read())
+        for name in list(self._tracked):
             try:
                 self._refresh(name)
             except (RaymillError, OSError) as error:
@@ -137,7 +126,7 @@ class Plane:
                 entries.append(IndexEntry(name, None, "UNAVAILABLE", "not loaded yet"))
             for status in statuses:
                 reason = status.error or ("unloaded" if status.state == "END" else "")
-                entries.append(IndexEntry(name, status.number, _INDEX_STATES[status.state], reason))
+                entries.append(IndexEntry(name, status.number, INDEX_STATES[status.state], reason))
         return entries
 
     async def load_model(self, model: str) -> None:
@@ -147,8 +136,7 @@ class Plane:
             NotFound: a model that is not among those to serve.
             RaymillError: it cannot be loaded; what was loaded goes on serving.
         """
-        self._known(model)
-        await asyncio.to_thread(self._refresh, model, asked=True)
+        await asyncio.to_thread(self._load_again, model, self._known(model))
 
     async def unload_model(self, model: str) -> None:
         """Take a model away until it is loaded again; requests under way are answered.
@@ -156,16 +144,25 @@ class Plane:
         Raises:
             NotFound: a model that is not among those to serve.
         """
-        tracked = self._known(model)
-        await asyncio.to_thread(self._unload, model, tracked)
+        await asyncio.to_thread(self._change, model, self._known(model), unloaded=True)
+
+    async def replace(self, models: Mapping[str, tuple[str | int, ...]]) -> None:
+        """Serve exactly these models, at these labels and versions, from now on; others go.
+
+        Raises:
+            NotFound: one that is not in the repository; then nothing is changed.
+            RaymillError: one that cannot be loaded; then nothing is changed either.
+        """
+        await asyncio.to_thread(self._replace, models)
 
     def statistics(self, model: str | None = None, wanted: str | int | None = None) -> list[ModelStatistics]:
         """Return the counts of all loaded versions, of one model's, or of one version. Raises as `status`."""
         if model is None:
             return [found for name in self.models() for found in self.statistics(name)]
-        tracked = self._known(model)
         numbers = [status.number for status in self.status(model, wanted)]
-        return [tracked.statistics[number] for number in numbers if number in tracked.statistics]
+        served = self._served.get(model)
+        versions = served.versions if served else {}
+        return [versions[number].statistics for number in numbers if number in versions]
 
     def status(self, model: str, wanted: str | int | None = None) -> list[VersionStatus]:
         """Return the status of all versions this plane has dealt with, newest first, or of one.
@@ -204,31 +201,33 @@ class Plane:
         model: str,
         columns: Mapping[str, Sequence[Any] | np.ndarray],
         wanted: str | int | None = None,
+        *,
+        timeout_s: float | None = None,
     ) -> Answer:
         """Return the outputs for plain columns: a value a row, None for null, or arrays with a row a row.
 
         Args:
             wanted: Version number or label; None is the model's first-named one.
+            timeout_s: Seconds the caller still waits; None is for ever.
 
         Raises:
             NotFound: unknown model, version or label.
+            Exhausted: as many requests of the model as may are waiting.
+            DeadlineExceeded: not answered within `timeout_s`.
             Unavailable: the model is known, and none of its versions is loaded yet.
             InvalidInput: columns that do not fit the signature; the message names column and row.
         """
         number, loaded = self._pick(model, wanted)
-        statistics = self._tracked[model].statistics[number]
         started = time.perf_counter_ns()
         try:
             features = loaded.encoder.encode_columns(columns)
-            encoded = time.perf_counter_ns()
-            scores = loaded.predictor.predict(features)
+            scores = await loaded.predict(features, timeout_s, time.perf_counter_ns() - started)
         except Exception:
-            statistics.failed(time.perf_counter_ns() - started)
+            loaded.statistics.failed(time.perf_counter_ns() - started)
             raise
-        statistics.executed(len(features), encoded - started, time.perf_counter_ns() - encoded)
         return Answer(number, {loaded.version.manifest.signature.outputs[0].name: scores})
 
-    def _pick(self, model: str, wanted: str | int | None) -> tuple[int, LoadedVersion]:
+    def _pick(self, model: str, wanted: str | int | None) -> tuple[int, ServedVersion]:
         served = self._served.get(model)
         if served is None:
             if self._known(model).unloaded:
@@ -261,10 +260,58 @@ class Plane:
         labels = ", ".join(f"{label} -> {number}" for label, number in served.labels.items())
         return f"versions: {', '.join(map(str, sorted(served.versions)))}; labels: {labels or 'none'}"
 
-    def _refresh(self, name: str, *, asked: bool = False) -> None:
+    def _apply(self, overrides: Mapping[str, Override]) -> None:
+        """Bring what is to be served in line with what clients changed."""
+        with self._refreshing:
+            for name, override in overrides.items():
+                if override.removed:
+                    self._take_away(name)
+                    self._tracked.pop(name, None)
+                    continue
+                spec = self._spec.get(name, ModelSpec())
+                if override.serve is not None:
+                    spec = spec.model_copy(update={"serve": override.serve})
+                tracked = self._tracked.setdefault(name, _Tracked(spec))
+                tracked.spec, tracked.unloaded = spec, override.unloaded
+                if override.unloaded:
+                    self._take_away(name)
+
+    def _take_away(self, name: str) -> None:
+        served = self._served.pop(name, None)
+        for number, version in served.versions.items() if served else ():
+            self._tracked[name].statuses[number] = VersionStatus(number, "END")
+            self._memory.forget(version)
+            log.info("model %s: version %s unloaded", name, number)
+
+    def _change(self, name: str, tracked: _Tracked, *, unloaded: bool) -> None:
+        before = self._overrides.read().get(name, Override())
+        self._overrides.write(name, before.model_copy(update={"unloaded": unloaded}))
+        self._apply({name: self._overrides.read()[name]})
+
+    def _load_again(self, name: str, tracked: _Tracked) -> None:
+        if tracked.unloaded:
+            self._change(name, tracked, unloaded=False)
+        self._refresh(name)
+
+    def _replace(self, models: Mapping[str, tuple[str | int, ...]]) -> None:
+        for name, serve in models.items():  # what is wrong shows before anything is changed
+            for wanted in serve:
+                number = self._repository.resolve(name, wanted)
+                served = self._served.get(name)
+                if served is None or number not in served.versions:
+                    ServedVersion(self._repository.version(name, number), ModelSpec(), Memory())
+        for name in self._tracked.keys() - models.keys():
+            self._overrides.write(name, Override(removed=True))
+        for name, serve in models.items():
+            self._overrides.write(name, Override(serve=serve))
+        self._apply(self._overrides.read())
+        for name in models:
+            self._refresh(name)
+
+    def _refresh(self, name: str) -> None:
         with self._refreshing:
             tracked, old = self._tracked[name], self._served.get(name)
-            if tracked.unloaded and not asked:
+            if tracked.unloaded:
                 return
             numbers = [self._repository.resolve(name, wanted) for wanted in tracked.spec.serve]
             labels = {
@@ -284,29 +331,21 @@ class Plane:
                 set(new.versions),
             ):
                 return
-            self._served[name], tracked.unloaded = new, False
+            self._served[name] = new
             for gone in kept.keys() - new.versions.keys():
                 tracked.statuses[gone] = VersionStatus(gone, "END")
+                self._memory.forget(kept[gone])
             log.info("model %s: serving versions %s, labels %s", name, sorted(new.versions), labels)
 
-    def _load(self, name: str, number: int) -> LoadedVersion:
-        statuses = self._tracked[name].statuses
-        statuses[number] = VersionStatus(number, "LOADING")
+    def _load(self, name: str, number: int) -> ServedVersion:
+        tracked = self._tracked[name]
+        tracked.statuses[number] = VersionStatus(number, "LOADING")
         try:
-            version = self._repository.version(name, number)
-            with tempfile.TemporaryDirectory(prefix="raymill-serve-") as directory:
-                loaded = load_version(version, Path(directory))
+            loaded = ServedVersion(
+                self._repository.version(name, number), tracked.spec, self._memory, self._remote.get(name)
+            )
         except Exception as error:
-            statuses[number] = VersionStatus(number, "END", str(error))
+            tracked.statuses[number] = VersionStatus(number, "END", str(error))
             raise
-        statuses[number] = VersionStatus(number, "AVAILABLE")
-        self._tracked[name].statistics[number] = ModelStatistics(name, number)
+        tracked.statuses[number] = VersionStatus(number, "AVAILABLE")
         return loaded
-
-    def _unload(self, name: str, tracked: _Tracked) -> None:
-        with self._refreshing:
-            tracked.unloaded = True
-            served = self._served.pop(name, None)
-            for number in served.versions if served else ():
-                tracked.statuses[number] = VersionStatus(number, "END")
-            log.info("model %s: unloaded", name)

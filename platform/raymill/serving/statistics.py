@@ -37,13 +37,17 @@ class ModelStatistics:
     """Calls of the model, each with one batch of rows."""
     durations: dict[str, Duration] = field(default_factory=lambda: {phase: Duration() for phase in PHASES})
 
-    def executed(self, rows: int, input_ns: int, infer_ns: int) -> None:
-        """Count a call of the model that took `input_ns` to prepare and `infer_ns` to predict."""
+    def executed(self, rows: int) -> None:
+        """Count a call of the model with `rows` rows, of one request or several."""
         self.last_inference_ms = time.time_ns() // 1_000_000
         self.inference_count += rows
         self.execution_count += 1
-        self.durations["success"].add(input_ns + infer_ns)
+
+    def answered(self, input_ns: int, queue_ns: int, infer_ns: int) -> None:
+        """Count a request by what it took to read, to wait, and to predict (with its batch)."""
+        self.durations["success"].add(input_ns + queue_ns + infer_ns)
         self.durations["compute_input"].add(input_ns)
+        self.durations["queue"].add(queue_ns)
         self.durations["compute_infer"].add(infer_ns)
 
     def failed(self, ns: int) -> None:

@@ -1,0 +1,182 @@
+"""Dynamic batching: requests that are there at the same time go through the model together.
+
+Adaptive in three ways. A lone request never waits. What arrives while the model is busy is the next batch,
+so batches grow with the load by themselves. And a model that answers within `INLINE_S` is called on the
+event loop, where a hop to a thread and back would cost more than the call; a slower one in a thread of its
+own, so that the loop goes on refusing, timing out and answering for other models meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from raymill.errors import DeadlineExceeded, Exhausted
+from raymill.features import Features
+from raymill.serving.spec import BatchingSpec
+from raymill.serving.statistics import ModelStatistics
+
+INLINE_S = 0.002
+MIN_RETRY_S = 0.05
+
+Predict = Callable[[Features], np.ndarray]
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    features: Features
+    future: asyncio.Future[np.ndarray]
+    input_ns: int
+    since_ns: int
+
+
+class Batcher:
+    """One model's queue; used from one event loop.
+
+    Args:
+        predict: Called with one batch at a time, never twice at once.
+        max_queued: Requests, waiting or in work, beyond which `predict` refuses.
+    """
+
+    def __init__(
+        self, predict: Predict, spec: BatchingSpec, max_queued: int, statistics: ModelStatistics
+    ) -> None:
+        self._predict, self._spec, self._max_queued = predict, spec, max_queued
+        self._statistics = statistics
+        self._waiting: deque[_Waiting] = deque()
+        self._rows = self._live = 0
+        self._next: asyncio.Handle | None = None
+        self._busy = self._crowded = False
+        self._seconds: dict[int, float] = {}  # what a call took lately, by the bits of its number of rows
+        self._pool: ThreadPoolExecutor | None = None
+
+    async def predict(
+        self, features: Features, timeout_s: float | None = None, input_ns: int = 0
+    ) -> np.ndarray:
+        """Return the scores of `features`, a view of a batch's.
+
+        Raises:
+            Exhausted: the queue is full.
+            DeadlineExceeded: not predicted within `timeout_s`; what is not yet begun never is.
+        """
+        if self._live >= self._max_queued:
+            wait_s = self._drain_s()
+            raise Exhausted(
+                f"{self._live} requests of this model wait, as many as may; try again in {wait_s:.2g} s",
+                wait_s,
+            )
+        if timeout_s is not None and timeout_s <= 0:
+            raise DeadlineExceeded("the request's time is over")
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(features, loop.create_future(), input_ns, time.perf_counter_ns())
+        self._waiting.append(waiting)
+        self._rows += len(features)
+        self._live += 1
+        timer = loop.call_later(timeout_s, _expire, waiting, timeout_s) if timeout_s is not None else None
+        self._schedule(loop)
+        try:
+            return await waiting.future
+        finally:
+            self._live -= 1
+            if timer is not None:
+                timer.cancel()
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._busy or not self._waiting:
+            return
+        full = self._rows >= self._spec.max_rows
+        if self._next is not None:
+            if not full or not isinstance(self._next, asyncio.TimerHandle):
+                return
+            self._next.cancel()
+        if self._crowded and self._spec.max_wait_ms and not full:
+            self._next = loop.call_later(self._spec.max_wait_ms / 1000, self._start, loop)
+        else:
+            self._next = loop.call_soon(self._start, loop)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._next = None
+        batch = self._take()
+        if not batch:
+            return
+        self._crowded = len(batch) > 1
+        features = Features.concatenate([waiting.features for waiting in batch])
+        if self._seconds.get(len(features).bit_length(), math.inf) <= INLINE_S:
+            self._finish(loop, batch, *self._call(features))
+            return
+        self._busy = True
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        running = loop.run_in_executor(self._pool, self._call, features)
+
+        def done(_: object) -> None:
+            self._busy = False
+            self._finish(loop, batch, *running.result())
+
+        running.add_done_callback(done)
+
+    def _take(self) -> list[_Waiting]:
+        """Return the first requests that make a batch, without those whose callers are gone."""
+        batch: list[_Waiting] = []
+        rows = 0
+        while self._waiting:
+            first = self._waiting[0]
+            if batch and rows + len(first.features) > self._spec.max_rows:
+                break
+            self._waiting.popleft()
+            self._rows -= len(first.features)
+            if not first.future.done():
+                batch.append(first)
+                rows += len(first.features)
+        return batch
+
+    def _call(self, features: Features) -> tuple[np.ndarray | Exception, int, int]:
+        started = time.perf_counter_ns()
+        try:
+            result: np.ndarray | Exception = self._predict(features)
+        except Exception as error:
+            result = error
+        return result, started, time.perf_counter_ns()
+
+    def _finish(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[_Waiting],
+        result: np.ndarray | Exception,
+        started: int,
+        ended: int,
+    ) -> None:
+        rows = sum(len(waiting.features) for waiting in batch)
+        seconds, size = (ended - started) * 1e-9, rows.bit_length()
+        self._seconds[size] = 0.7 * self._seconds.get(size, seconds) + 0.3 * seconds
+        place = 0
+        for waiting in batch:
+            end = place + len(waiting.features)
+            if waiting.future.done():  # its caller has gone meanwhile
+                pass
+            elif isinstance(result, Exception):
+                waiting.future.set_exception(result)
+            else:
+                waiting.future.set_result(result[place:end])
+                self._statistics.answered(waiting.input_ns, started - waiting.since_ns, ended - started)
+            place = end
+        if not isinstance(result, Exception):
+            self._statistics.executed(rows)
+        self._schedule(loop)
+
+    def _drain_s(self) -> float:
+        """Return about how long the queue needs to empty."""
+        calls = math.ceil(self._rows / self._spec.max_rows) + 1
+        return max(MIN_RETRY_S, calls * max(self._seconds.values(), default=MIN_RETRY_S))
+
+
+def _expire(waiting: _Waiting, timeout_s: float) -> None:
+    if not waiting.future.done():
+        waiting.future.set_exception(DeadlineExceeded(f"no answer within the request's {timeout_s:g} s"))

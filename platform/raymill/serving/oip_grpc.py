@@ -1,0 +1,195 @@
+"""The Open Inference Protocol over gRPC: `inference.GRPCInferenceService`, KServe's and Triton's clients.
+
+https://github.com/kserve/open-inference-protocol, with Triton's repository and statistics extensions.
+A version may be a label.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+import raymill
+from raymill.errors import InvalidInput
+from raymill.serving import oip_tensors, packed
+from raymill.serving.plane import Plane
+from raymill.serving.proto import oip_messages_pb2 as pb
+from raymill.serving.proto import oip_service_pb2
+from raymill.serving.statistics import ModelStatistics
+from raymill.tensors import OIP_DTYPES, TensorSpec
+
+EXTENSIONS = ("model_repository", "model_repository(unload_dependents)", "statistics")
+_CONTENTS = {
+    "bool": "bool_contents", "int8": "int_contents", "int16": "int_contents", "int32": "int_contents",
+    "int64": "int64_contents", "uint8": "uint_contents", "uint16": "uint_contents",
+    "uint32": "uint_contents", "uint64": "uint64_contents", "float32": "fp32_contents",
+    "float64": "fp64_contents", "string": "bytes_contents",
+}  # fmt: skip
+
+Wanted = str | int | None
+
+
+class OipGrpc:
+    """Health, metadata, infer; model repository and statistics."""
+
+    name: ClassVar[str] = "oip_grpc"
+    services: ClassVar[tuple[Any, ...]] = tuple(oip_service_pb2.DESCRIPTOR.services_by_name.values())
+    servicer_functions: ClassVar[tuple[str, ...]] = ("add_inference_service",)
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+
+    @staticmethod
+    def about(request: Any, answer: Any) -> tuple[str, str]:
+        model = getattr(request, "model_name", "") or getattr(request, "name", "")
+        return model, getattr(answer, "model_version", "")
+
+    async def ServerLive(self, request: Any) -> Any:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any) -> Any:
+        return pb.ServerReadyResponse(ready=self._plane.ready())
+
+    async def ModelReady(self, request: Any) -> Any:
+        return pb.ModelReadyResponse(ready=self._plane.model_ready(request.name, _wanted(request.version)))
+
+    async def ServerMetadata(self, request: Any) -> Any:
+        return pb.ServerMetadataResponse(name="raymill", version=raymill.__version__, extensions=EXTENSIONS)
+
+    async def ModelMetadata(self, request: Any) -> Any:
+        model, wanted = request.name, _wanted(request.version)
+        number, manifest = self._plane.manifest(model, wanted)
+        versions = [number] if wanted is not None else sorted(self._plane.served()[model].versions)
+        return pb.ModelMetadataResponse(
+            name=model,
+            versions=map(str, versions),
+            platform=f"raymill_{manifest.flavor}",
+            inputs=map(_described, manifest.signature.inputs),
+            outputs=map(_described, manifest.signature.outputs),
+        )
+
+    async def ModelInfer(self, request: Any) -> Any:
+        model, wanted = request.model_name, _wanted(request.model_version)
+        _, manifest = self._plane.manifest(model, wanted)
+        specs = {spec.name: spec for spec in manifest.signature.inputs}
+        answer = await self._plane.infer(model, _columns(request, specs), wanted)
+        have = {spec.name: spec for spec in manifest.signature.outputs}
+        names = [output.name for output in request.outputs] or list(have)
+        response = pb.ModelInferResponse(model_name=model, model_version=str(answer.version), id=request.id)
+        for name in names:
+            if name not in have:
+                raise InvalidInput(f"the model has no output {name!r}; have: {', '.join(have)}")
+            values = answer.outputs[name]
+            response.outputs.add(name=name, datatype=OIP_DTYPES[have[name].dtype], shape=values.shape)
+            if request.raw_input_contents:
+                response.raw_output_contents.append(np.ascontiguousarray(values).tobytes())
+            else:
+                contents = response.outputs[-1].contents
+                getattr(contents, _CONTENTS[have[name].dtype]).append(packed.pack(values))
+        return response
+
+    async def RepositoryIndex(self, request: Any) -> Any:
+        return pb.RepositoryIndexResponse(
+            models=[
+                pb.RepositoryIndexResponse.ModelIndex(
+                    name=entry.name,
+                    version="" if entry.version is None else str(entry.version),
+                    state=entry.state,
+                    reason=entry.reason,
+                )
+                for entry in self._plane.index()
+                if entry.state == "READY" or not request.ready
+            ]
+        )
+
+    async def RepositoryModelLoad(self, request: Any) -> Any:
+        model = request.model_name or request.repository_or_model_name
+        await self._plane.load_model(model)
+        return pb.RepositoryModelLoadResponse(model_name=model, is_loaded=True)
+
+    async def RepositoryModelUnload(self, request: Any) -> Any:
+        model = request.model_name or request.repository_or_model_name
+        await self._plane.unload_model(model)
+        return pb.RepositoryModelUnloadResponse(model_name=model, is_unloaded=True)
+
+    async def ModelStatistics(self, request: Any) -> Any:
+        found = self._plane.statistics(request.name or None, _wanted(request.version))
+        return pb.ModelStatisticsResponse(model_stats=map(_statistics, found))
+
+
+def _columns(request: Any, specs: dict[str, TensorSpec]) -> dict[str, Sequence[Any] | np.ndarray]:
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidInput(
+            f"raw_input_contents has {len(raw)} tensors for {len(request.inputs)} inputs; give one for each"
+        )
+    found: dict[str, Sequence[Any] | np.ndarray] = {}
+    for at, tensor in enumerate(request.inputs):
+        name = tensor.name
+        spec = specs.get(name)
+        if name in found:
+            raise InvalidInput(f"input {name!r} comes twice")
+        if spec is None:  # the encoder says which inputs there are
+            found[name] = ()
+            continue
+        rows = oip_tensors.check(name, tensor.datatype, list(tensor.shape), spec)
+        if raw and tensor.HasField("contents"):
+            raise InvalidInput(f"input {name!r} has contents, and the request raw_input_contents; give one")
+        found[name] = oip_tensors.from_bytes(raw[at], spec, rows) if raw else _listed(tensor, spec, rows)
+    return found
+
+
+def _listed(tensor: Any, spec: TensorSpec, rows: int) -> Sequence[Any] | np.ndarray:
+    """Return the values of a tensor's contents; whole numbers as int64, not yet held to a range."""
+    if spec.dtype not in _CONTENTS:
+        raise InvalidInput(
+            f"input {spec.name!r}: {OIP_DTYPES[spec.dtype]} travels in raw_input_contents only"
+        )
+    field = _CONTENTS[spec.dtype]
+    given = getattr(tensor.contents, field)
+    size = rows * math.prod(spec.shape[1:])
+    if spec.dtype == "string":
+        values: Any = packed.texts(given, spec.name)
+    elif given:
+        values = packed.numbers(given, spec.dtype)
+    else:
+        plain = pb.UnpackedContents.FromString(tensor.contents.SerializeToString())
+        values = np.array(getattr(plain, field), spec.dtype if spec.dtype in packed.FIXED else np.int64)
+    if len(values) != size:
+        raise InvalidInput(
+            f"input {spec.name!r} has {len(values)} elements in {field}, its shape makes {size}"
+        )
+    if spec.dtype == "string":
+        return values  # type: ignore[no-any-return]
+    if spec.dtype == "bool":
+        values = values.astype(bool)
+    return np.asarray(values.reshape(rows, *spec.shape[1:]))
+
+
+def _wanted(version: str) -> Wanted:
+    return int(version) if version.isdigit() and len(version) < 19 else version or None
+
+
+def _described(spec: TensorSpec) -> Any:
+    return pb.ModelMetadataResponse.TensorMetadata(
+        name=spec.name, datatype=OIP_DTYPES[spec.dtype], shape=spec.shape
+    )
+
+
+def _statistics(found: ModelStatistics) -> Any:
+    return pb.ModelStatistics(
+        name=found.model,
+        version=str(found.version),
+        last_inference=found.last_inference_ms,
+        inference_count=found.inference_count,
+        execution_count=found.execution_count,
+        inference_stats=pb.InferStatistics(
+            **{
+                phase: pb.StatisticDuration(count=duration.count, ns=duration.ns)
+                for phase, duration in found.durations.items()
+            }
+        ),
+    )

@@ -1,0 +1,138 @@
+"""gRPC over the plane: which methods there are, and what becomes of errors. Knows no single protocol.
+
+Services are built from their descriptors, without generated stubs, so that the same methods answer behind
+Ray Serve, which wants to be given functions that register them, and on a plain grpc.aio server.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar, Protocol
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.message import DecodeError
+
+from raymill.errors import RaymillError
+from raymill.serving import GRPC_PROTOCOLS
+from raymill.serving.plane import Plane
+from raymill.serving.proto import oip_service_pb2, tfserving_services_pb2
+
+log = logging.getLogger(__name__)
+
+STATUS = {
+    "invalid": grpc.StatusCode.INVALID_ARGUMENT, "not_found": grpc.StatusCode.NOT_FOUND,
+    "conflict": grpc.StatusCode.FAILED_PRECONDITION, "exhausted": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "unsupported": grpc.StatusCode.UNIMPLEMENTED, "unavailable": grpc.StatusCode.UNAVAILABLE,
+    "deadline": grpc.StatusCode.DEADLINE_EXCEEDED, "internal": grpc.StatusCode.INTERNAL,
+}  # fmt: skip
+MAX_MESSAGE_BYTES = 64 << 20
+
+
+class GrpcProtocol(Protocol):
+    """One wire protocol over gRPC: an async method for each of its RPCs, from request to answer message."""
+
+    name: ClassVar[str]
+    services: ClassVar[tuple[Any, ...]]
+    """Descriptors of its services."""
+    servicer_functions: ClassVar[tuple[str, ...]]
+    """Names of the functions below that register them."""
+
+    def __init__(self, plane: Plane) -> None: ...
+
+    @staticmethod
+    def about(request: Any, answer: Any) -> tuple[str, str]:
+        """Return the model that a request names and the version that answered, "" where there is none."""
+        ...
+
+
+def methods(protocol: type[GrpcProtocol]) -> Iterator[Any]:
+    """Yield the method descriptors of a protocol's services."""
+    for service in protocol.services:
+        yield from service.methods
+
+
+async def call(protocol: GrpcProtocol, plane: Plane, method: Any, request: bytes, context: Any) -> Any:
+    """Return the answer to the bytes of a request, or an empty message, with code and text in `context`."""
+    started = time.perf_counter()
+    code, message, answer = grpc.StatusCode.OK, None, None
+    try:
+        message = message_factory.GetMessageClass(method.input_type).FromString(request)
+        answer = await getattr(protocol, method.name)(message)
+        return answer
+    except DecodeError as error:
+        code, text = grpc.StatusCode.INVALID_ARGUMENT, f"the bytes are no {method.input_type.name}: {error}"
+    except RaymillError as error:
+        code, text = STATUS[error.kind], str(error)
+        retry_after_s = getattr(error, "retry_after_s", None)
+        if retry_after_s is not None:
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", str(round(retry_after_s * 1000))),))
+    except Exception:
+        log.exception("rpc %s failed", method.full_name)
+        code, text = grpc.StatusCode.INTERNAL, "internal error; the server's log has it"
+    finally:
+        model, version = protocol.about(message, answer)
+        seconds = time.perf_counter() - started
+        plane.observe(protocol.name, model, version, code.name, seconds)
+    context.set_code(code)
+    context.set_details(text[:2048])  # it travels in a header, of which a client takes 8 KiB in all
+    return message_factory.GetMessageClass(method.output_type)()
+
+
+def add_service(service: Any, servicer: Any, server: Any) -> None:
+    """Register the methods of `servicer`, which take bytes, under the names of a service's descriptor."""
+    handlers = {
+        method.name: grpc.unary_unary_rpc_method_handler(
+            getattr(servicer, method.name),
+            response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
+        )
+        for method in service.methods
+    }
+    generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
+    server.add_generic_rpc_handlers((generic,))
+
+
+def add_prediction_service(servicer: Any, server: Any) -> None:
+    """Register TF Serving's PredictionService; what Ray Serve's `grpc_servicer_functions` names."""
+    add_service(tfserving_services_pb2.DESCRIPTOR.services_by_name["PredictionService"], servicer, server)
+
+
+def add_model_service(servicer: Any, server: Any) -> None:
+    """Register TF Serving's ModelService."""
+    add_service(tfserving_services_pb2.DESCRIPTOR.services_by_name["ModelService"], servicer, server)
+
+
+def add_inference_service(servicer: Any, server: Any) -> None:
+    """Register the Open Inference Protocol's GRPCInferenceService."""
+    add_service(oip_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"], servicer, server)
+
+
+class _Servicer:
+    """The methods of one protocol as grpc.aio calls them."""
+
+    def __init__(self, protocol: GrpcProtocol, plane: Plane) -> None:
+        for method in methods(type(protocol)):
+            setattr(self, method.name, self._method(protocol, plane, method))
+
+    @staticmethod
+    def _method(protocol: GrpcProtocol, plane: Plane, method: Any) -> Any:
+        async def answer(request: Any, context: Any) -> Any:
+            return await call(protocol, plane, method, request, context)
+
+        return answer
+
+
+def server(plane: Plane, address: str) -> tuple[Any, int]:
+    """Return a grpc.aio server of all protocols, not yet started, and its port: serving without Ray."""
+    limits = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ]
+    made = grpc.aio.server(options=limits)
+    for name in GRPC_PROTOCOLS:
+        protocol = GRPC_PROTOCOLS.load(name)(plane)
+        for service in protocol.services:
+            add_service(service, _Servicer(protocol, plane), made)
+    return made, made.add_insecure_port(address)

@@ -1,0 +1,140 @@
+"""What the plane serves: versions in memory or on call, and the words in which it says how they stand."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from raymill.errors import DeadlineExceeded
+from raymill.features import Encoder, Features
+from raymill.repo import Version, load_encoder, load_version
+from raymill.serving.batching import Batcher
+from raymill.serving.memory import Memory
+from raymill.serving.spec import ModelSpec
+from raymill.serving.statistics import ModelStatistics
+
+RemotePredict = Callable[[int, Features, float | None], Awaitable[np.ndarray]]
+"""Returns the scores of a version's features from replicas of the model's own, within a timeout."""
+
+State = Literal["LOADING", "AVAILABLE", "UNLOADING", "END"]
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """Where one version stands; `error` says why one that should serve does not."""
+
+    number: int
+    state: State
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """One version of one model, in the words of Triton's repository index."""
+
+    name: str
+    version: int | None
+    """None for a model of which no version has been dealt with yet."""
+    state: Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]
+    reason: str
+
+
+INDEX_STATES: dict[State, Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]] = {
+    "AVAILABLE": "READY", "LOADING": "LOADING", "UNLOADING": "UNLOADING", "END": "UNAVAILABLE",
+}  # fmt: skip
+
+
+class ServedVersion:
+    """A version that answers; its encoder stays in memory, its model may be dropped and comes back on use."""
+
+    def __init__(
+        self, version: Version, spec: ModelSpec, memory: Memory, remote: RemotePredict | None = None
+    ) -> None:
+        self.version, self._spec, self._memory, self._remote = version, spec, memory, remote
+        self.statistics = ModelStatistics(version.manifest.model, version.number)
+        self.bytes = sum(entry.bytes for entry in version.manifest.files)
+        self._batcher: Batcher | None = None
+        self._coming: asyncio.Task[Batcher] | None = None
+        self.encoder: Encoder
+        if remote is None:
+            self.load()
+        else:
+            self.encoder = load_encoder(version)
+
+    def load(self) -> Batcher:
+        """Fetch, check, load and warm the version; returns the queue of its model.
+
+        Raises:
+            Corrupt: see `load_version`, whose golden rows are the warm-up.
+        """
+        with tempfile.TemporaryDirectory(prefix="raymill-serve-") as directory:
+            loaded = load_version(self.version, Path(directory))
+        self.encoder = loaded.encoder
+        batcher = Batcher(
+            loaded.predictor.predict, self._spec.batching, self._spec.max_queued_requests, self.statistics
+        )
+        self._batcher = batcher
+        self._memory.hold(self)
+        return batcher
+
+    @property
+    def in_memory(self) -> bool:
+        return self._batcher is not None
+
+    def drop(self) -> None:
+        """Let go of the model; requests in its queue are still answered."""
+        self._batcher = None
+
+    async def predict(self, features: Features, timeout_s: float | None, input_ns: int) -> np.ndarray:
+        """Return scores. Raises as `Batcher.predict` and, where the model has to come back, `load` do."""
+        if self._remote is not None:
+            started = time.perf_counter_ns()
+            scores = await self._remote(self.version.number, features, timeout_s)
+            self.statistics.answered(input_ns, 0, time.perf_counter_ns() - started)
+            self.statistics.executed(len(features))
+            return scores
+        batcher = self._batcher
+        if batcher is None:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    batcher = await self._come_back()
+            except TimeoutError as error:
+                raise DeadlineExceeded(
+                    f"the model was not loaded within the request's {timeout_s:g} s"
+                ) from error
+        self._memory.used(self)
+        return await batcher.predict(features, timeout_s, input_ns)
+
+    async def _come_back(self) -> Batcher:
+        """Load the model once, however many requests wait for it."""
+        if self._coming is None:
+            self._coming = asyncio.create_task(asyncio.to_thread(self.load))
+            self._coming.add_done_callback(self._came)
+        return await asyncio.shield(self._coming)
+
+    def _came(self, _: object) -> None:
+        self._coming = None
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """Versions of one model that answer requests now."""
+
+    default: int
+    versions: Mapping[int, ServedVersion]
+    labels: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Outputs of one request, by name, with the version that gave them."""
+
+    version: int
+    outputs: dict[str, np.ndarray]

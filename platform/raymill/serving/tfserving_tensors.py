@@ -1,0 +1,139 @@
+"""Tensors and examples of TensorFlow Serving's gRPC messages to columns, and outputs back.
+
+https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/framework/tensor.proto
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from raymill.errors import InvalidInput
+from raymill.serving import packed
+from raymill.serving.proto import tfserving_messages_pb2 as pb
+from raymill.tensors import Signature, TensorSpec, numpy_dtype
+
+Column = Sequence[Any] | np.ndarray
+
+DT = {
+    "float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int16": 5, "int8": 6, "string": 7, "int64": 9,
+    "bool": 10, "uint16": 17, "float16": 19, "uint32": 22, "uint64": 23,
+}  # fmt: skip
+"""Numbers of DataType, https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/framework/types.proto."""
+_DTYPES = {number: dtype for dtype, number in DT.items()}
+_FIELDS = {
+    "float32": "float_val", "float64": "double_val", "int32": "int_val", "uint8": "int_val",
+    "int16": "int_val", "int8": "int_val", "uint16": "int_val", "int64": "int64_val", "bool": "bool_val",
+    "float16": "half_val", "uint32": "uint32_val", "uint64": "uint64_val",
+}  # fmt: skip
+
+
+def column(name: str, tensor: Any, spec: TensorSpec | None) -> Column:
+    """Return one input as a column: [rows], or [rows, width] for a vector; [rows, 1] is [rows].
+
+    Raises:
+        InvalidInput: names the input, and what its dtype, shape or number of values should be.
+    """
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise InvalidInput(f"input {name!r} has dtype {tensor.dtype}; have: {', '.join(DT)}")
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if spec is None:  # the encoder says which inputs there are
+        return ()
+    wanted = spec.shape[1:]
+    if len(shape) not in (len(spec.shape), 2) or tuple(shape[1:]) not in (wanted, wanted or (1,)):
+        raise InvalidInput(f"input {name!r} has shape {shape}, the model takes {list(spec.shape)}")
+    if shape[0] < 1:
+        raise InvalidInput(f"input {name!r} is empty; a request needs at least one row")
+    if (dtype == "string") != (spec.dtype == "string"):
+        raise InvalidInput(f"input {name!r} has dtype {dtype}, the model takes {spec.dtype}")
+    size = math.prod(shape)
+    if dtype == "string":
+        return packed.texts(_repeated(tensor.string_val, size, name), name)
+    values = _values(name, tensor, dtype, size)
+    return values.reshape(shape[0], *wanted)
+
+
+def _values(name: str, tensor: Any, dtype: str, size: int) -> np.ndarray:
+    if tensor.tensor_content:
+        expected = numpy_dtype(dtype).newbyteorder("<")
+        if len(tensor.tensor_content) != size * expected.itemsize:
+            raise InvalidInput(
+                f"input {name!r} has {len(tensor.tensor_content)} bytes of tensor_content, "
+                f"its shape and dtype make {size * expected.itemsize}"
+            )
+        found = np.frombuffer(tensor.tensor_content, expected)
+        if dtype == "bool" and found.view(np.uint8).max() > 1:
+            raise InvalidInput(f"input {name!r} has a DT_BOOL that is neither 0 nor 1")
+        return found
+    field = _FIELDS[dtype]
+    chunks = getattr(tensor, field)
+    if chunks:
+        values = packed.numbers(chunks, dtype)
+    else:
+        plain = pb.UnpackedTensor.FromString(tensor.SerializeToString())
+        values = np.array(getattr(plain, field), dtype if dtype in packed.FIXED else np.int64)
+    if dtype == "bool":
+        values = values.astype(bool)
+    elif dtype == "float16":
+        values = values.astype(np.uint16).view(np.float16)
+    return np.asarray(_repeated(values, size, name))
+
+
+def _repeated(values: Any, size: int, name: str) -> Any:
+    """Return `size` values: fewer are filled up with the last one, as TensorFlow does."""
+    if len(values) == size:
+        return values
+    if not len(values) or len(values) > size:
+        raise InvalidInput(f"input {name!r} has {len(values)} values, its shape makes {size}")
+    if isinstance(values, np.ndarray):
+        return np.concatenate([values, np.full(size - len(values), values[-1], values.dtype)])
+    return [*values, *[values[-1]] * (size - len(values))]
+
+
+def fill(tensor: Any, values: np.ndarray) -> None:
+    """Write an output into a message, its numbers in the list of their type, as TF Serving does."""
+    dtype = str(values.dtype)
+    tensor.dtype = DT[dtype]
+    tensor.tensor_shape.dim.extend(pb.TensorShape.Dim(size=size) for size in values.shape)
+    getattr(tensor, _FIELDS[dtype]).append(packed.pack(values))
+
+
+def examples(given: Any, signature: Signature) -> dict[str, Column]:
+    """Return the columns of an Input's tf.Examples; a feature of the context belongs to every example.
+
+    Raises:
+        InvalidInput: no examples, or one that lacks a feature or gives it another size or type.
+    """
+    chosen = getattr(given, given.WhichOneof("kind") or "example_list")
+    if not chosen.examples:
+        raise InvalidInput("Input is empty; a request needs at least one example")
+    context: Mapping[str, Any] = getattr(chosen, "context", pb.Example()).features.feature
+    rows = [example.features.feature for example in chosen.examples]
+    known = {spec.name: spec for spec in signature.inputs}
+    names = dict.fromkeys(name for row in (*rows, context) for name in row)
+    return {
+        name: [_feature(row.get(name) or context.get(name), known.get(name), at, name)
+               for at, row in enumerate(rows)]
+        for name in names
+    }  # fmt: skip
+
+
+def _feature(feature: Any, spec: TensorSpec | None, row: int, name: str) -> Any:
+    if spec is None:
+        return None
+    kind = feature.WhichOneof("kind") if feature is not None else None
+    values = list(getattr(feature, kind).value) if kind else []
+    if not values and spec.nullable:
+        return None
+    width = math.prod(spec.shape[1:])
+    if len(values) != width:
+        raise InvalidInput(f"input {name!r}, row {row}: {len(values)} values, the model takes {width}")
+    if kind == "bytes_list":
+        values = packed.texts(values, name)
+    if spec.dtype == "bool" and kind == "int64_list" and set(values) <= {0, 1}:
+        values = list(map(bool, values))
+    return values[0] if len(spec.shape) == 1 else values
