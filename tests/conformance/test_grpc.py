@@ -391,7 +391,7 @@ def test_repository_and_statistics(ask: Ask) -> None:
         oip.RepositoryModelRequest(repository_or_model_name="kinds"),
     ):
         ask("RepositoryModelUnload", request)
-        assert "was unloaded" in refused(ask, "UNAVAILABLE", *infer(columns, "kinds"))
+        assert "was unloaded" in refused(ask, "NOT_FOUND", *infer(columns, "kinds"))
         index = {
             found.name: found.state for found in ask("RepositoryIndex", oip.RepositoryIndexRequest()).models
         }

@@ -62,8 +62,13 @@ class ModelServer:
 
     def __serve_build_asgi_app__(self) -> HttpApp:
         protocols = [PROTOCOLS.load(name)(self._plane) for name in self._spec.protocols]
-        return HttpApp(  # Serve itself puts x-request-id on every answer
-            self._plane, protocols, self._spec.replica.max_body_bytes, self._spec.http, names_requests=False
+        return HttpApp(
+            self._plane,
+            protocols,
+            self._spec.replica.max_body_bytes,
+            self._spec.http,
+            observe=self._plane.observe,
+            names_requests=False,  # Serve itself puts x-request-id on every answer
         )
 
     async def check_health(self) -> None:

@@ -6,6 +6,7 @@ request alone took a fifth of the requests a second that the bare callable did.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import secrets
@@ -17,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 
 import orjson
 
-from raymill.errors import RaymillError
+from raymill.errors import DeadlineExceeded, RaymillError
 from raymill.serving import http_body, ndjson, openapi
 from raymill.serving.cors import Cors, is_preflight
 from raymill.serving.http_body import HttpError
@@ -37,6 +38,7 @@ HTTP_STATUS = {
 }  # fmt: skip
 _JSON: Header = (b"content-type", b"application/json")
 _NDJSON: Header = (b"content-type", b"application/x-ndjson")
+TIMEOUT_HEADER = b"x-request-timeout-seconds"
 _VISIBLE = frozenset(range(0x21, 0x7F))
 
 
@@ -160,7 +162,14 @@ class HttpApp:
         try:
             if request.method not in ("GET", "HEAD", "OPTIONS"):
                 request.body = await http_body.read(request.headers, receive, self._limit)
-            return await protocol.handle(request)
+            timeout = request.headers.get(TIMEOUT_HEADER)
+            if timeout is None:
+                return await protocol.handle(request)
+            async with asyncio.timeout(http_body.seconds(timeout)):
+                return await protocol.handle(request)
+        except TimeoutError:
+            waited = request.headers[TIMEOUT_HEADER].decode()
+            return self._error(protocol, request, DeadlineExceeded(f"no answer within {waited} s"))
         except Exception as error:
             return self._error(protocol, request, error)
 

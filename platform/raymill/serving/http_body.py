@@ -141,3 +141,18 @@ def _some(unpacker: Any, data: bytes, size: int) -> bytes:
 
 def _too_large(limit: int) -> HttpError:
     return HttpError(413, f"request body is larger than {limit:,} bytes; send fewer rows")
+
+
+def seconds(header: bytes) -> float:
+    """Return the seconds that x-request-timeout-seconds gives a request.
+
+    Raises:
+        HttpError: no positive number.
+    """
+    try:
+        given = float(header)
+    except ValueError:
+        given = 0.0
+    if not 0 < given < float("inf"):
+        raise HttpError(400, f"x-request-timeout-seconds must be a positive number, got {header!r:.40}")
+    return given
