@@ -198,7 +198,8 @@ def first_column(self: toy.ToyPredictor, features: Features) -> np.ndarray:
 def serve(folder: str, port: str) -> None:
     import uvicorn
 
-    uvicorn.run(build(Path(folder)), host="127.0.0.1", port=int(port), log_level="warning")
+    options = {"log_level": "warning", "timeout_keep_alive": 3600}  # the connection waits for its turns
+    uvicorn.run(build(Path(folder)), host="127.0.0.1", port=int(port), **options)
 
 
 if __name__ == "__main__":

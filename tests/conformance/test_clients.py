@@ -103,6 +103,26 @@ def written(folder: Path, text: str) -> Path:
     return file
 
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt-get install chromium")
+def test_docs_in_a_browser(address: str, tmp_path: Path) -> None:
+    """The page as a browser has made it: every model's inputs, of every protocol, and no error."""
+    done = subprocess.run(
+        [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
+         "--virtual-time-budget=5000", "--dump-dom", f"http://{address}/docs"],
+        check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert 'id="about">openapi.json cannot be shown' not in done.stdout
+    for path in ("/v1/models/strict:predict", "/v2/models/vector/infer", "/predictions/toy"):
+        assert f"<code>{path}</code>" in done.stdout
+    assert "<td>-128 to 127</td>" in done.stdout
+    assert "<td>array of 3: number</td>" in done.stdout
+    assert "<td>number or null</td>" in done.stdout
+    assert "<td>FP32</td>" in done.stdout
+
+
 JMETER = Path("/usr/share/jmeter")  # Debian's
 
 
