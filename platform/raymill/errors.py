@@ -83,6 +83,12 @@ class Corrupt(RaymillError):
     """Stored bytes are not what was written: a hash, a size or a golden prediction differs."""
 
 
+class Diverged(RaymillError):
+    """Training ran away: a loss or a weight is no finite number any more. Trying again gives the same."""
+
+    kind = "invalid"
+
+
 def nearest(wrong: str, right: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest of `right`, or "" when none is close."""
     close = difflib.get_close_matches(wrong, list(right), n=1, cutoff=0.6)

@@ -102,6 +102,11 @@ class Encoder(Spec):
                 categorical += 1
         return places
 
+    def place(self, name: str) -> slice:
+        """Return where a numeric column's values are among the columns of `Features.numeric_NF`."""
+        column, first = self._places[name]
+        return slice(first, first + column.width)
+
     def column_bytes(self, name: str) -> int:
         """Return the bytes that one row's value of a column, or its label, takes when encoded."""
         if name in self._places:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Cluster
 
+from raymill.evaluation import auc
 from raymill.flavors import FLAVORS
 from raymill.repo import load_version
 from raymill.train.run import train
@@ -62,3 +63,43 @@ def test_flavors_and_tasks(
         assert [loaded.encoder.classes[i] for i in scores[:2].argmax(axis=1)] == ["high", "low"]
     else:
         assert scores[:2] == pytest.approx([5.0, -4.0], abs=1.5)
+
+
+def by_segment(folder: Path) -> tuple[Path, float]:
+    """Return a dataset whose row groups are sorted by segment, and what a mean of shards' AUCs would say."""
+    rng = np.random.default_rng(6)
+    segment_N = np.repeat([0.0, 1.0], ROWS // 2)  # the first half, and so one worker's share, is segment 0
+    x_N = rng.normal(size=ROWS)
+    late_N = x_N + 4 * segment_N + rng.normal(size=ROWS) > 2
+    table = pa.table({"x": x_N, "segment": segment_N, "late": late_N})
+    folder.mkdir()
+    pq.write_table(table, folder / "part-0.parquet", row_group_size=ROWS // 2)
+    signal_N = x_N + 4 * segment_N
+    mean = float(np.mean([auc(signal_N[segment_N == value], late_N[segment_N == value]) for value in (0, 1)]))
+    return folder, mean
+
+
+@pytest.mark.parametrize("flavor", list(FLAVORS))
+def test_metrics_while_training_are_those_of_the_whole_on_shards_sorted_by_segment(
+    joined: Cluster, train_spec: Callable[..., Any], tmp_path: Path, flavor: str
+) -> None:
+    """The mean of two workers' AUCs is far off; early stopping watches the true one."""
+    path, mean_of_shards = by_segment(tmp_path / "data")
+    settings = "hidden: [16], epochs: 12, learning_rate: 0.01, early_stopping: {patience: 1, min_delta: 0.02}"
+    boosting = "rounds: 60, measure_every: 2, max_depth: 3, early_stopping: {patience: 2, min_delta: 0.02}"
+    gradients = ", ".join(f"{name}: {{{settings}}}" for name in FLAVORS if name != "xgboost")
+    result = train(
+        train_spec(
+            f"model={flavor}-segments", f"flavor={flavor}", "workers=2",
+            f"data.train={path}", f"data.validation={path}", "data.test=null",
+            "data.features={x: {}, segment: {}}", "read.batch_rows=64",
+            f"flavors={{{gradients}, xgboost: {{{boosting}}}}}",
+        )
+    )  # fmt: skip
+    aucs = [entry["validation_auc"] for entry in result.history]
+    published = result.version.manifest.metrics["validation"]["auc"]
+    assert published > 0.9
+    assert abs(published - mean_of_shards) > 0.02, "the test could not tell a mean from the whole"
+    assert len(aucs) < (30 if flavor == "xgboost" else 12), "early stopping did not stop"
+    kept = next(value for value in aucs if max(aucs) - value < 0.02)  # the best that counted
+    assert published == pytest.approx(kept, abs=1e-6) or published == pytest.approx(max(aucs), abs=1e-6)

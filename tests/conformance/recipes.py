@@ -73,6 +73,13 @@ def train_torch(fitted: Encoder, features: Features, labels_N: np.ndarray) -> An
     return learner
 
 
+def train_tensorflow(fitted: Encoder, features: Features, labels_N: np.ndarray) -> Any:
+    learner = tensorflow_learner(fitted)
+    for _ in range(5):
+        learner.apply(learner.gradients(features, labels_N, len(features))[1])
+    return learner
+
+
 def train_xgboost(fitted: Encoder, features: Features, labels_N: np.ndarray) -> Any:
     import xgboost
 
@@ -85,7 +92,7 @@ def train_xgboost(fitted: Encoder, features: Features, labels_N: np.ndarray) -> 
     return xgboost.train(config.parameters(fitted, seed=1) | {"nthread": 1}, data, num_boost_round=5)
 
 
-def torch_scores(model: Any, features: Features) -> np.ndarray:
+def learner_scores(model: Any, features: Features) -> np.ndarray:
     return np.asarray(model.predict(features))
 
 
@@ -103,7 +110,8 @@ Train = Callable[[Encoder, Features, np.ndarray], Any]
 Scores = Callable[[Any, Features], np.ndarray]
 
 FLAVOR_RECIPES: dict[str, tuple[Train, Scores]] = {
-    "torch": (train_torch, torch_scores),
+    "tensorflow": (train_tensorflow, learner_scores),
+    "torch": (train_torch, learner_scores),
     "xgboost": (train_xgboost, xgboost_scores),
 }
 """Flavor to how a tiny model is trained, and how the framework itself scores rows with it."""
@@ -114,5 +122,14 @@ def torch_learner(fitted: Encoder) -> Any:
     return import_target("raymill.flavors.torch_learner:TorchLearner")(fitted, config, seed=3)
 
 
-LEARNER_RECIPES: dict[str, Callable[[Encoder], Any]] = {"torch": torch_learner}
+def tensorflow_learner(fitted: Encoder) -> Any:
+    flavor = import_target("raymill.flavors.tf_flavor:TFFlavor")
+    import_target("raymill.flavors.tf_flavor:load_tensorflow")()
+    config = flavor.Config(hidden=(8,), learning_rate=0.05)
+    return import_target("raymill.flavors.tf_learner:TFLearner")(fitted, config, seed=3)
+
+
+LEARNER_RECIPES: dict[str, Callable[[Encoder], Any]] = {
+    "tensorflow": tensorflow_learner, "torch": torch_learner,
+}  # fmt: skip
 """Flavor whose models learn by gradients to a fresh learner."""

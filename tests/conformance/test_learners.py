@@ -125,9 +125,7 @@ def test_apply_is_one_step_of_the_optimiser(case):
     make, _, features, labels_N = case
     learner, plain = make(), make()
     learner.apply(learner.gradients(features, labels_N, GLOBAL_ROWS)[1])
-    plain.optimizer.zero_grad()
-    (plain.loss_sum(features, labels_N) / GLOBAL_ROWS).backward()
-    plain.optimizer.step()
+    plain.step(features, labels_N, None, scale=1 / GLOBAL_ROWS, key=(0,))
     assert_close(learner.weights(), plain.weights())
 
 

@@ -38,6 +38,11 @@ class Rows:
         self.seen += np.rint(features.numeric_NF[:, 0]).astype(int).tolist()
         return float(len(features))
 
+    def plan(self, steps: int) -> None: ...
+
+    def is_finite(self) -> bool:
+        return True
+
     def predict(self, features: Features) -> np.ndarray:
         return features.numeric_NF[:, 0] / ROWS
 
@@ -60,6 +65,8 @@ class Threads:
     def __init__(self, rank: int, shared: dict[str, Any], leave_at: int | None) -> None:
         self.rank, self.size = rank, shared["size"]
         self._shared, self._leave_at, self._asked = shared, leave_at, 0
+
+    exchange = None
 
     def gather(self, mine: Any) -> list[Any]:
         self._shared["parts"][self.rank] = mine

@@ -78,6 +78,16 @@ class Flavor(ABC):
     tolerance: ClassVar[float] = 1e-5
     """Largest difference between the predictions of a saved model and of the one in memory."""
 
+    def check(self, config: Any) -> None:  # noqa: B027  most flavors have nothing to refuse
+        """Refuse settings that cannot work here, before any data is read. Raises RaymillError."""
+
+    def probe(self, config: Any, encoder: Encoder) -> None:  # noqa: B027
+        """Refuse a model that cannot learn the encoder's target, before any worker starts.
+
+        Raises:
+            SpecError: a network of the user's that fails, or whose output does not fit the loss.
+        """
+
     @abstractmethod
     def save(self, model: Any, directory: Path) -> None:
         """Write `model` into `directory`, in files that load without pickle."""

@@ -7,30 +7,22 @@ would unpickle or evaluate; `load` refuses an archive that has any of it (torch_
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from raymill.config import Spec
 from raymill.errors import Corrupt, needs_extra
 from raymill.features import Encoder, Features
 from raymill.flavors.base import Flavor, Predictor
+from raymill.flavors.networks import own_network
+from raymill.flavors.options import GradientOptions
 from raymill.flavors.torch_archive import refuse_unsafe
 
 PROGRAM_FILE = "model.pt2"
 
 
-class TorchConfig(Spec):
+class TorchConfig(GradientOptions):
     """The network and its training."""
-
-    network: Literal["mlp"] = "mlp"
-    hidden: tuple[int, ...] = (128, 64)
-    """Units of each hidden layer."""
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    epochs: int = Field(default=3, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
 
 
 class TorchFlavor(Flavor):
@@ -43,15 +35,25 @@ class TorchFlavor(Flavor):
     mutable = ("learning_rate", "weight_decay", "dropout")
     packages = ("torch",)
 
+    def check(self, config: Any) -> None:
+        own_network(config)
+
+    def probe(self, config: Any, encoder: Encoder) -> None:
+        if config.network == "mlp":
+            return  # fits every encoder; importing torch here would delay the workers
+        from raymill.flavors.torch_learner import TorchLearner
+
+        TorchLearner(encoder, config, seed=0).probe()
+
     def save(self, model: Any, directory: Path) -> None:
         """Export `model`, a TorchLearner, with any number of rows."""
         import torch
 
-        from raymill.flavors.torch_mlp import Scorer
+        from raymill.flavors.torch_networks import Scorer
 
         network = model.network.cpu().eval()
-        numeric = torch.zeros((3, len(network.mean_F)), dtype=torch.float32)
-        codes = torch.zeros((3, len(network.embeddings)), dtype=torch.int32)
+        numeric = torch.zeros((3, len(model.encoder.numeric)), dtype=torch.float32)
+        codes = torch.zeros((3, len(model.encoder.categorical)), dtype=torch.int32)
         rows = torch.export.Dim("rows", min=1)
         program = torch.export.export(
             Scorer(network, model.task).eval(), (numeric, codes), dynamic_shapes=({0: rows}, {0: rows})

@@ -17,6 +17,7 @@ from raymill.errors import Corrupt, needs_extra
 from raymill.evaluation import Task
 from raymill.features import Encoder, Features
 from raymill.flavors.base import Flavor, Predictor
+from raymill.flavors.options import EarlyStopping
 
 MODEL_FILE = "model.ubj"
 OBJECTIVES: dict[Task, str] = {
@@ -38,12 +39,16 @@ class XGBoostConfig(Spec):
     reg_lambda: float = Field(default=1.0, ge=0)
     max_cat_to_onehot: int = Field(default=4, ge=1)
     """Categories up to which a categorical split tries one against the rest."""
+    measure_every: int = Field(default=10, ge=1)
+    """Rounds between exact measurements of the validation set; the last round is always measured."""
+    early_stopping: EarlyStopping | None = None
+    """`patience` counts measurements; the rounds up to the best one are kept."""
     params: dict[str, Any] = {}
     """Any further XGBoost parameter, passed as it is."""
 
     def parameters(self, encoder: Encoder, seed: int) -> dict[str, Any]:
         """Return the parameter dictionary that `xgboost.train` takes."""
-        named = self.model_dump(exclude={"rounds", "params"})
+        named = self.model_dump(exclude={"rounds", "measure_every", "early_stopping", "params"})
         named |= {"objective": OBJECTIVES[encoder.task], "tree_method": "hist", "seed": seed}
         if encoder.task == "multiclass":
             named["num_class"] = len(encoder.classes)

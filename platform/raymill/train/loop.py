@@ -8,6 +8,8 @@ ranks / global rows. Rows seen and batches therefore do not depend on who comput
 from __future__ import annotations
 
 import json
+import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -19,13 +21,16 @@ import numpy as np
 from raymill.data import Batch, Loader, LoaderConfig, LoaderState
 from raymill.evaluation import evaluate
 from raymill.features import Features
+from raymill.flavors.options import Best, GradientOptions
 from raymill.progress import Progress
 from raymill.repo.manifest import LEDGER_FILE
-from raymill.train.base import TrainJob
+from raymill.train.base import Outcome, TrainJob
+from raymill.train.divergence import diverged
 from raymill.train.pulse import Pulse
 
 EVALUATION_ROWS = 65_536  # rows of a global validation batch; no effect on the metrics
 STATE_FILE = "state.json"
+BEST = "best"  # directory of a checkpoint with what early stopping keeps
 
 Write = Callable[[Path], None]
 """Writes a checkpoint's files into a directory; may run later, in another thread."""
@@ -51,6 +56,14 @@ class StepLearner(Protocol):
         """
         ...
 
+    def plan(self, steps: int) -> None:
+        """Hear, before the first step, how many there will be in all."""
+        ...
+
+    def is_finite(self) -> bool:
+        """Return whether every weight is a finite number."""
+        ...
+
     def predict(self, features: Features) -> np.ndarray: ...
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None: ...
@@ -73,6 +86,9 @@ class Group(Protocol):
     @property
     def size(self) -> int: ...
 
+    exchange: Callable[[Any], list[Any]] | None
+    """What `gather` uses where the framework brings its own."""
+
     def gather(self, mine: Any) -> list[Any]:
         """Return what each rank brought, in rank order, on every rank."""
         ...
@@ -94,6 +110,7 @@ class Alone:
     """A group of one that stores nothing: what is restored and measured outside of a cluster."""
 
     rank, size = 0, 1
+    exchange: Callable[[Any], list[Any]] | None = None
 
     def gather(self, mine: Any) -> list[Any]:
         return [mine]
@@ -106,12 +123,24 @@ class Alone:
     def leave(self) -> None: ...
 
 
+class Reporting(Alone):
+    """Tells the study of each epoch; keeps no checkpoints of its own."""
+
+    def __init__(self, job: TrainJob) -> None:
+        self._trial = job.trial
+
+    def save(self, metrics: dict[str, float], write: Write, *, wait: bool) -> None:
+        if self._trial and "epoch" in metrics:
+            self._trial.report(metrics, write)
+
+
 class TrainingLoop:
     """One rank's training state; all of it but the data position is equal on every rank."""
 
     def __init__(self, job: TrainJob, learner: StepLearner, group: Group) -> None:
         self.job, self.learner, self.group = job, learner, group
-        self.epochs: int = job.spec.flavor_config().epochs
+        options: GradientOptions = job.spec.flavor_config()
+        self.epochs = options.epochs
         self.loader = Loader(
             job.snapshots["train"], job.encoder, job.spec.loader_config(),
             rank=group.rank, world_size=group.size,
@@ -121,11 +150,23 @@ class TrainingLoop:
         self.epoch = self.step = self.rows_seen = 0
         self.loss_sum = 0.0
         self.history: list[dict[str, float]] = []
+        learner.plan(sum(self.loader.steps(epoch) for epoch in range(self.epochs)))
+        self._saved = "none"
+        self._best = Best(options.early_stopping, job.encoder.task) if options.early_stopping else None
+        self._write_best: Write | None = None
         self._whole_G = np.zeros(self.loader.snapshot.groups, np.int64)
 
     def run(self) -> None:
-        while self.epoch < self.epochs:
+        while self.epoch < self.epochs and not (self._best and self._best.is_over):
             self._epoch()
+
+    def outcome(self) -> Outcome:
+        """Return what was learned, with the best weights where early stopping kept them."""
+        if self._write_best:
+            with tempfile.TemporaryDirectory(prefix="raymill-best-") as folder:
+                self._write_best(Path(folder))
+                self.learner.restore(Path(folder))
+        return Outcome(self.learner, self.rows_seen, self.history, self.visits_G())
 
     def _epoch(self) -> None:
         started = time.monotonic()
@@ -151,6 +192,8 @@ class TrainingLoop:
         if progress:
             progress.advance(pulse.rows)
             progress.finish(**{k: v for k, v in entry.items() if k not in ("epoch", "rows", "seconds")})
+        if self._best and self._best.take(entry):
+            self._write_best = self.learner.freeze()
         self.history.append(entry)
         self._whole_G += self.loader.visits(self.epoch, steps)
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
@@ -168,6 +211,8 @@ class TrainingLoop:
         value = self.learner.step(
             batch.features, batch.labels_N, self._weights_N(batch), scale=scale, key=key
         )
+        if not math.isfinite(value):
+            raise diverged(f"the loss is {value}", self.loader, self.epoch, batch.step, self._saved)
         self.loss_sum += value
         return value
 
@@ -203,8 +248,16 @@ class TrainingLoop:
 
     def _save(self, metrics: dict[str, float], *, wait: bool = False) -> None:
         """Store a checkpoint while training goes on, or before it does if `wait`."""
+        if not self.learner.is_finite():  # as on every rank: all have the same weights
+            at = (
+                (self.epoch, self.step - 1)
+                if self.step
+                else (self.epoch - 1, self.loader.steps(self.epoch - 1) - 1)
+            )
+            raise diverged("a weight is no finite number", self.loader, *at, self._saved)
         losses = self.group.gather(self.loss_sum)
         self.group.save(metrics, self.freeze(losses), wait=wait)
+        self._saved = f"epoch {self.epoch + 1}, step {self.step}, of run {self.job.run}"
 
     def freeze(self, losses: list[float]) -> Write:
         """Return a writer of the state as it is now: the learner's files, a few numbers, the ledger."""
@@ -216,11 +269,16 @@ class TrainingLoop:
             "rows_seen": self.rows_seen,
             "loss_sum": sum(losses),
             "history": list(self.history),
+            "best": self._best and self._best.state(),
         }
+        write_best = self._write_best
         visits_G, ledger = self.visits_G(), self.job.ledger
 
         def write(directory: Path) -> None:
             write_learner(directory)
+            if write_best:
+                (directory / BEST).mkdir()
+                write_best(directory / BEST)
             (directory / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
             learned = ledger.record(self.loader.snapshot, visits_G)
             (directory / LEDGER_FILE).write_text(json.dumps(learned.to_json()), encoding="utf-8")
@@ -237,7 +295,12 @@ class TrainingLoop:
         state = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
         position = LoaderState(**state["loader"])
         self.loader.check(position)
+        if self._best and (directory / BEST).exists():
+            self._best.load(state["best"])
+            self.learner.restore(directory / BEST)
+            self._write_best = self.learner.freeze()
         self.learner.restore(directory)
+        self._saved = f"epoch {position.epoch + 1}, step {position.step}, of run {self.job.run}"
         self.epoch, self.step = position.epoch, position.step
         self.rows_seen, self.history = state["rows_seen"], state["history"]
         self.loss_sum = state["loss_sum"] if self.group.rank == 0 else 0.0

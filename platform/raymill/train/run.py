@@ -88,6 +88,7 @@ def check(spec: TrainSpec) -> dict[str, Snapshot]:
     Repository(spec.publish.repository).root.check_writable()
     locate(spec.runs).check_writable()
     _check_workers(spec)
+    FLAVORS.load(spec.flavor)().check(spec.flavor_config())
     snapshots = {role: take_snapshot(path) for role, path in spec.data.roles().items()}
     for role, snapshot in snapshots.items():
         check_schema(snapshot.schema, spec.data.features, spec.data.target, f"{role} data {snapshot.root}")
@@ -113,7 +114,9 @@ def make_job(
     if base:
         return TrainJob(spec, run, flavor, base.encoder, snapshots, base.ledger, base.weights)
     plan = FeaturePlan(spec.data.features, spec.data.target, spec.task, snapshots["train"].schema)
-    return TrainJob(spec, run, flavor, fit_encoder(plan, snapshots["train"]), snapshots)
+    encoder = fit_encoder(plan, snapshots["train"])
+    flavor.probe(spec.flavor_config(), encoder)
+    return TrainJob(spec, run, flavor, encoder, snapshots)
 
 
 def _publish(job: TrainJob, outcome: Outcome, repository: Repository) -> Version:

@@ -135,6 +135,9 @@ class TrainSpec(Spec):
         FLAVORS.load(self.flavor)
         for name, section in self.flavors.items():
             parse(FLAVORS.load(name).Config, section, source=f"flavors.{name}")
+        stopping = getattr(self.flavor_config(), "early_stopping", None)
+        if stopping is not None:
+            stopping.metric_of(self.task)
         self.loader_config()
         return self
 

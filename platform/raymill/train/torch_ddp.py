@@ -26,8 +26,10 @@ def fit(job: TrainJob) -> Outcome:
         work,
         torch_config=TorchConfig(backend="nccl" if job.spec.gpu else "gloo"),
     )
+    loop = TrainingLoop(job, make_learner(job), Alone())
     with result.checkpoint.as_directory() as directory:
-        return _restore(job, Path(directory))
+        loop.load(Path(directory))
+    return loop.outcome()
 
 
 def work(job: TrainJob, group: Group) -> TrainingLoop:
@@ -36,14 +38,14 @@ def work(job: TrainJob, group: Group) -> TrainingLoop:
     from torch.nn.parallel import DistributedDataParallel
 
     device = ray.train.torch.get_device()
-    learner = _learner(job, str(device))
+    learner = make_learner(job, str(device))
     if group.size > 1:
         ids = [device] if device.type == "cuda" else None
-        learner.forward = DistributedDataParallel(learner.network, device_ids=ids)
+        learner.wrap(lambda network: DistributedDataParallel(network, device_ids=ids))
     return TrainingLoop(job, learner, group)
 
 
-def _learner(job: TrainJob, device: str = "cpu") -> TorchLearner:
+def make_learner(job: TrainJob, device: str = "cpu") -> TorchLearner:
     from raymill.flavors.torch_learner import TorchLearner
 
     return TorchLearner(job.encoder, job.spec.flavor_config(), seed=job.spec.seed, device=device)
@@ -52,16 +54,9 @@ def _learner(job: TrainJob, device: str = "cpu") -> TorchLearner:
 def _check_start(job: TrainJob) -> None:
     """Refuse, before any worker starts, weights that the spec's network has no place for."""
     try:
-        TrainingLoop(job, _learner(job), Alone())
+        TrainingLoop(job, make_learner(job), Alone())
     except (KeyError, RuntimeError) as error:
         raise Conflict(
             f"the network of the spec is not that of the version this run continues from: {error}; keep "
             "flavors.torch as it was, or train anew with read order full"
         ) from error
-
-
-def _restore(job: TrainJob, directory: Path) -> Outcome:
-    learner = _learner(job)
-    loop = TrainingLoop(job, learner, Alone())
-    loop.load(directory)
-    return Outcome(learner, loop.rows_seen, loop.history, loop.visits_G())

@@ -7,7 +7,6 @@ Boosting reads all rows each round: of the read order only `full` makes sense.
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,21 +15,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xgboost
 from xgboost_ray import RayDMatrix, RayParams
 from xgboost_ray import train as xgboost_ray_train
 from xgboost_ray.data_sources import DataSource
-from xgboost_ray.session import get_actor_rank
 
 from raymill import cluster
 from raymill.data import Snapshot
 from raymill.data.decode import Decoder
 from raymill.errors import Unsupported
 from raymill.features import Encoder
+from raymill.flavors.options import best_round
 from raymill.flavors.xgboost_flavor import XGBoostConfig, feature_types, matrix
-from raymill.progress import INTERVAL_S
 from raymill.train.base import Outcome, TrainJob
 from raymill.train.spec import TrainSpec
+from raymill.train.xgboost_measure import Watch
 
 LABEL = "__label__"
 DECODE_THREADS = 2
@@ -108,15 +106,15 @@ def fit(job: TrainJob) -> Outcome:
     )
     data.loader.data_source = RowGroupSource
     warnings.filterwarnings("ignore", message=".*num_actors.*smaller than 2")  # what `workers: 1` asks for
-    evals_result: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     booster = xgboost_ray_train(
         config.parameters(encoder, spec.seed),
         data,
         num_boost_round=config.rounds,
         evals=[(data, "train")],
-        evals_result=evals_result,
         verbose_eval=False,
-        callbacks=[_ProgressCallback(config.rounds, snapshot.rows)],
+        additional_results=told,
+        callbacks=[Watch(config, job.snapshots["validation"], encoder, snapshot.rows)],
         ray_params=RayParams(
             num_actors=min(_actors(spec), snapshot.groups),
             cpus_per_actor=max(1, int(spec.cpus_per_worker)),
@@ -124,13 +122,21 @@ def fit(job: TrainJob) -> Outcome:
             max_actor_restarts=spec.max_failures,
         ),
     )
-    history = [
-        {"round": float(i + 1)}
-        | {f"train_{name}": values[i] for name, values in evals_result["train"].items()}
-        for i in range(config.rounds)
-    ]
-    visits_G = snapshot.group_rows_G * config.rounds
-    return Outcome(booster, rows_seen=snapshot.rows * config.rounds, history=history, visits_G=visits_G)
+    history = _history(told)
+    trained = int(history[-1]["round"])
+    kept = best_round(config.early_stopping, encoder.task, history)
+    return Outcome(
+        booster[:kept] if kept else booster,
+        rows_seen=snapshot.rows * trained,
+        history=history,
+        visits_G=snapshot.group_rows_G * trained,
+    )
+
+
+def _history(told: dict[str, Any]) -> list[dict[str, float]]:
+    """Return what the first actor measured, by round; a round that was boosted again counts once."""
+    entries = {entry["round"]: entry for entry in told["callback_returns"][0]}
+    return [entries[key] for key in sorted(entries)]
 
 
 def _actors(spec: TrainSpec) -> int:
@@ -142,33 +148,6 @@ def _actors(spec: TrainSpec) -> int:
         return spec.most_workers
     fits = cluster.room(spec.worker_resources(), cluster.nodes())
     return min(max(fits, spec.fewest_workers), spec.most_workers)
-
-
-class _ProgressCallback(xgboost.callback.TrainingCallback):  # type: ignore[misc]
-    """Prints a line now and then from the first actor."""
-
-    def __init__(self, rounds: int, rows: int) -> None:
-        super().__init__()
-        self._rounds, self._rows = rounds, rows
-        self._started = self._last = 0.0
-
-    def before_training(self, model: Any) -> Any:
-        self._started = self._last = time.monotonic()
-        return model
-
-    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-        now, done = time.monotonic(), epoch + 1
-        last = done == self._rounds
-        if get_actor_rank() == 0 and (last or now - self._last >= INTERVAL_S):
-            self._last = now
-            seconds = max(now - self._started, 1e-9)
-            losses = ", ".join(f"{name} {values[-1]:.4f}" for name, values in evals_log["train"].items())
-            ending = "done" if last else f"{(self._rounds - done) * seconds / done:.0f} s left"
-            print(
-                f"round {done}/{self._rounds}, {done * self._rows / seconds:,.0f} rows/s, {losses}, {ending}",
-                flush=True,
-            )
-        return False
 
 
 def _column_names(encoder: Encoder) -> list[str]:

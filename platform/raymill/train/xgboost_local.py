@@ -13,6 +13,7 @@ from raymill.data import Loader, LoaderConfig, Snapshot
 from raymill.errors import Unsupported
 from raymill.evaluation import evaluate
 from raymill.features import Encoder
+from raymill.flavors.options import Best, best_round
 from raymill.flavors.xgboost_flavor import MODEL_FILE, XGBoostConfig, feature_types, matrix
 from raymill.progress import Progress
 from raymill.train.base import Outcome, TrainJob
@@ -49,8 +50,9 @@ def fit(job: TrainJob) -> Outcome:
         callbacks=[watch],
     )
     rounds = booster.num_boosted_rounds()
+    kept = best_round(config.early_stopping, job.encoder.task, watch.history)
     return Outcome(
-        booster,
+        booster[:kept] if kept else booster,
         rows_seen=snapshot.rows * rounds,
         history=watch.history,
         visits_G=snapshot.group_rows_G * rounds,
@@ -113,19 +115,25 @@ class _Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         self._job, self._rounds, self._validation = job, rounds, validation
         self._labels_N = validation.get_label()
         self._progress = None if job.trial else Progress("boosting", rounds, "rounds")
+        config: XGBoostConfig = job.spec.flavor_config()
+        self._every = job.trial.every_rounds if job.trial else config.measure_every
+        self._best = Best(config.early_stopping, job.encoder.task) if config.early_stopping else None
         self.history: list[dict[str, float]] = []
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
         done, trial = model.num_boosted_rounds(), self._job.trial
         if self._progress:
             self._progress.advance(1)
-        if done != self._rounds and (trial is None or done % trial.every_rounds):
+        if done != self._rounds and done % self._every:
             return False
         found = evaluate(self._job.encoder.task, model.predict(self._validation), self._labels_N)
         entry = {"round": float(done)} | {f"validation_{name}": value for name, value in found.items()}
         self.history.append(entry)
-        if self._progress:
-            self._progress.finish(**{name: value for name, value in entry.items() if name != "round"})
         if trial:
             trial.report(entry, lambda directory: model.save_model(directory / MODEL_FILE))
-        return False
+        if self._best:
+            self._best.take(entry)
+        over = self._best is not None and self._best.is_over
+        if self._progress and (over or done == self._rounds):
+            self._progress.finish(**{name: value for name, value in entry.items() if name != "round"})
+        return over
