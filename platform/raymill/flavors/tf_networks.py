@@ -16,7 +16,7 @@ from raymill.features import Encoder
 from raymill.flavors.networks import STANDARDISED_LIMIT, Build, embedding_size, image_places
 from raymill.flavors.options import CnnOptions, GradientOptions
 
-# N = rows, F = numeric columns, D = width of the prepared row
+# N = rows, F = numeric columns, I = numeric columns that may be null, D = width of the prepared row
 
 MIXED = "mixed_bfloat16"
 
@@ -29,7 +29,8 @@ class PreparedRows(keras.layers.Layer):  # type: ignore[misc]
         numeric = encoder.numeric
         self._mean_F = np.array([column.mean for column in numeric], np.float32)
         self._scale_F = np.array([1.0 / column.std for column in numeric], np.float32)
-        self._nullable = [j for j, column in enumerate(numeric) if column.nulls == "mean"]
+        nullable = [j for j, column in enumerate(numeric) if column.nulls == "mean"]
+        self._nullable_I = np.array(nullable, np.int32)
         sizes = [len(column.vocabulary) + 1 for column in encoder.categorical]
         self.embeddings = [
             keras.layers.Embedding(
@@ -48,7 +49,7 @@ class PreparedRows(keras.layers.Layer):  # type: ignore[misc]
         standard_NF = (numeric_NF - self._mean_F) * self._scale_F
         standard_NF = tf.clip_by_value(standard_NF, -STANDARDISED_LIMIT, STANDARDISED_LIMIT)
         standard_NF = tf.where(missing_NF, tf.zeros_like(standard_NF), standard_NF)
-        parts = [standard_NF, tf.gather(tf.cast(missing_NF, tf.float32), self._nullable, axis=1)]
+        parts = [standard_NF, tf.gather(tf.cast(missing_NF, tf.float32), self._nullable_I, axis=1)]
         parts += [embed(codes_NC[:, j]) for j, embed in enumerate(self.embeddings)]
         return tf.concat(parts, axis=1)
 
