@@ -107,6 +107,12 @@ def matrix(features: Features) -> np.ndarray:
     return np.concatenate([features.numeric_NF, features.codes_NC.astype(np.float32)], axis=1)
 
 
+def feature_names(encoder: Encoder) -> list[str]:
+    """Return the name of each column of `matrix`; XGBoost takes no brackets, so vectors have dots."""
+    names = [column.name for column in (*encoder.numeric, *encoder.categorical)]
+    return [name.replace("[", ".").replace("]", "").replace("<", ".") for name in names]
+
+
 def feature_types(encoder: Encoder) -> list[str]:
     """Return XGBoost's type of each column of `matrix`: q for numbers, c for categories."""
     return ["q"] * len(encoder.numeric) + ["c"] * len(encoder.categorical)

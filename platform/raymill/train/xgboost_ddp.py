@@ -25,7 +25,7 @@ from raymill.data.decode import Decoder
 from raymill.errors import Unsupported
 from raymill.features import Encoder
 from raymill.flavors.options import best_round
-from raymill.flavors.xgboost_flavor import XGBoostConfig, feature_types, matrix
+from raymill.flavors.xgboost_flavor import XGBoostConfig, feature_names, feature_types, matrix
 from raymill.train.base import Outcome, TrainJob
 from raymill.train.spec import TrainSpec
 from raymill.train.xgboost_measure import Watch
@@ -79,7 +79,7 @@ class RowGroupSource(DataSource):  # type: ignore[misc]
             ]  # fmt: skip
             for fill in fills:
                 fill.result()
-        frame = pd.DataFrame(matrix(features), columns=_column_names(data.encoder), copy=False)
+        frame = pd.DataFrame(matrix(features), columns=feature_names(data.encoder), copy=False)
         frame[LABEL] = labels_N
         return frame
 
@@ -148,7 +148,3 @@ def _actors(spec: TrainSpec) -> int:
         return spec.most_workers
     fits = cluster.room(spec.worker_resources(), cluster.nodes())
     return min(max(fits, spec.fewest_workers), spec.most_workers)
-
-
-def _column_names(encoder: Encoder) -> list[str]:
-    return [column.name for column in (*encoder.numeric, *encoder.categorical)]

@@ -14,7 +14,7 @@ from raymill.errors import Unsupported
 from raymill.evaluation import evaluate
 from raymill.features import Encoder
 from raymill.flavors.options import Best, best_round
-from raymill.flavors.xgboost_flavor import MODEL_FILE, XGBoostConfig, feature_types, matrix
+from raymill.flavors.xgboost_flavor import MODEL_FILE, XGBoostConfig, feature_names, feature_types, matrix
 from raymill.progress import Progress
 from raymill.train.base import Outcome, TrainJob
 
@@ -97,14 +97,10 @@ def _kept(key: _Key) -> xgboost.DMatrix:
     return xgboost.DMatrix(
         np.concatenate([rows for rows, _ in batches]),
         np.concatenate([labels_N for _, labels_N in batches]),
-        feature_names=_names(key.encoder),
+        feature_names=feature_names(key.encoder),
         feature_types=feature_types(key.encoder),
         enable_categorical=True,
     )
-
-
-def _names(encoder: Encoder) -> Sequence[str]:
-    return [column.name for column in (*encoder.numeric, *encoder.categorical)]
 
 
 class _Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]

@@ -21,7 +21,7 @@ from raymill.data.decode import Decoder
 from raymill.evaluation import evaluate
 from raymill.features import Encoder
 from raymill.flavors.options import Best
-from raymill.flavors.xgboost_flavor import XGBoostConfig, feature_types, matrix
+from raymill.flavors.xgboost_flavor import XGBoostConfig, feature_names, feature_types, matrix
 from raymill.progress import INTERVAL_S
 
 Entry = dict[str, float]
@@ -105,8 +105,10 @@ def _load(snapshot: Snapshot, encoder: Encoder, groups: Sequence[int]) -> tuple[
     for group, count, start in zip(groups, rows.tolist(), starts.tolist(), strict=False):
         span = slice(start, start + count)
         decoder.decode_into(group, 0, count, features.take(span), labels_N[span])
-    names = [column.name for column in (*encoder.numeric, *encoder.categorical)]
     data = xgboost.DMatrix(
-        matrix(features), feature_names=names, feature_types=feature_types(encoder), enable_categorical=True
+        matrix(features),
+        feature_names=feature_names(encoder),
+        feature_types=feature_types(encoder),
+        enable_categorical=True,
     )
     return data, labels_N
