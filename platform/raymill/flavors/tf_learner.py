@@ -1,7 +1,7 @@
 """A Keras network that learns, in compiled graphs of our own: what the strategies hold on each worker.
 
 `keras.Model.fit` under TensorFlow's multi-worker strategy fails with Keras 3 (docs/decisions/0020), so
-a step is one graph here: gradients, their sum over all workers, clipping, the optimiser.
+a step is one graph here: gradients, their mean over all workers, clipping, the optimiser.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TFLearner:
         self.encoder, self.config, self.task = encoder, config, encoder.task
         self.network = self._make(config, seed)
         self.reduce: Callable[[Any], Any] = _identity
-        """Sums a flat float32 tensor over all workers, inside a graph."""
+        """Averages a flat float32 tensor over all workers, inside a graph."""
         self._names = [f"{i}.{value.name}" for i, value in enumerate(self.network.trainable_variables)]
         self.optimizer = _optimizer(config)
         self.optimizer.build(self.network.trainable_variables)

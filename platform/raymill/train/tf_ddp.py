@@ -1,4 +1,4 @@
-"""TensorFlow data-parallel through Ray Train: every worker runs the same graph, gradients are summed in it.
+"""TensorFlow data-parallel through Ray Train: every worker runs the same graph, gradients are averaged in it.
 
 Ray Train starts the workers and tells each of the others (TF_CONFIG); TensorFlow's multi-worker
 strategy is used for its servers alone. See docs/decisions/0020-tensorflow-collectives.md.
@@ -49,7 +49,7 @@ def work(job: TrainJob, group: Group) -> TrainingLoop:
         return TrainingLoop(job, make_learner(job), group)
     collective = Collective(group.size)
     learner = make_learner(job)
-    learner.reduce = collective.sum
+    learner.reduce = collective.mean
     group.exchange = collective.gather
     return TrainingLoop(job, learner, group)
 
@@ -72,11 +72,11 @@ class Collective:
         self._tf, self._size, self._messages = tf, size, FIRST_MESSAGE
         self._servers = tf.distribute.MultiWorkerMirroredStrategy()  # starts the servers, by TF_CONFIG
 
-    def sum(self, flat: Any) -> Any:
-        """Return the sum of a tensor over all workers; inside a graph."""
+    def mean(self, flat: Any) -> Any:
+        """Return the mean of a tensor over all workers, as torch's collectives do; inside a graph."""
         return self._tf.raw_ops.CollectiveReduceV2(
             input=flat, group_size=self._size, group_key=GROUP_KEY, instance_key=GRADIENTS,
-            ordering_token=[], merge_op="Add", final_op="Id",
+            ordering_token=[], merge_op="Add", final_op="Div",
         )  # fmt: skip
 
     def gather(self, mine: Any) -> list[Any]:
