@@ -39,14 +39,9 @@ LEVEL = {area: level for level, areas in LEVELS.items() for area in areas}
 RAY = ("ray", "xgboost_ray")
 HEAVY = (*RAY, "torch", "tensorflow", "xgboost", "keras")
 RIM = {
-<<<<<<< HEAD
     "raymill.search.tune", "raymill.serving.deployment", "raymill.serving.ray_metrics",
     "raymill.serving.ray_overrides", "raymill.train.signals", "raymill.train.tune_report",
-    "raymill.train.xgboost_ddp",
-=======
-    "raymill.search.tune", "raymill.serving.deployment", "raymill.train.signals", "raymill.train.tune_report",
     "raymill.train.xgboost_ddp", "raymill.train.xgboost_measure",
->>>>>>> ecd60e3 (TensorFlow flavor; exact metrics while XGBoost boosts; training options shared by all flavors)
 }  # fmt: skip
 """Modules that import Ray when they are imported; each is reached by name only, when work starts."""
 FRAMEWORK = RIM | {
