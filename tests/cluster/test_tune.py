@@ -84,7 +84,7 @@ def test_a_trial_that_falls_behind_is_stopped_early(
     joined: Cluster, flights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    rates = f"{{{RATE}: [0.3, 0.2, 0.0001]}}"
+    rates = f"{{{RATE}: [0.1, 0.3, 0.0001]}}"
     changes = settings(
         study="asha", search__concurrency="1", retrain="false", train__set=training("none", rounds=20),
         space=f"{{parameters: {{{RATE}: {{type: float, low: 0.0001, high: 0.3}}}}}}",
