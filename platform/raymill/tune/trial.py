@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymill.config import parse, with_values
+from raymill.flavors.options import Best, EarlyStopping
 from raymill.train import STRATEGIES
 from raymill.train.base import Outcome, TrainJob, Trial
 from raymill.train.scoring import evaluate_files, read_files
@@ -41,7 +42,7 @@ def train_spec(document: Mapping[str, Any], params: Mapping[str, Any], source: s
 
 
 def run_trial(base: TrialBase, running: Running) -> dict[str, float]:
-    """Train and return the last measurement, over all validation rows. Raises what training raises."""
+    """Train and return the metrics of the model, over all validation rows. Raises what training raises."""
     job = replace(
         base.job,
         spec=train_spec(base.document, running.params),
@@ -49,8 +50,20 @@ def run_trial(base: TrialBase, running: Running) -> dict[str, float]:
         trial=Trial(running.report, base.every_rounds, running.resume),
     )
     outcome = STRATEGIES.load(job.spec.strategy)().fit(job)
-    last = outcome.history[-1]
-    return last if any(name.startswith("validation_") for name in last) else last | _measure(job, outcome)
+    found = kept_entry(job.spec, outcome.history)
+    measured = any(name.startswith("validation_") for name in found)
+    return found if measured else found | _measure(job, outcome)
+
+
+def kept_entry(spec: TrainSpec, history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the measurement of the model that is kept: the best under early stopping, else the last."""
+    rule: EarlyStopping | None = getattr(spec.flavor_config(), "early_stopping", None)
+    kept = history[-1]
+    if rule is not None:
+        best = Best(rule, spec.task)
+        for entry in history:
+            kept = entry if best.take(entry) else kept
+    return dict(kept)
 
 
 def _measure(job: TrainJob, outcome: Outcome) -> dict[str, float]:

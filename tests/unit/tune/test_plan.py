@@ -15,7 +15,7 @@ from raymill.search.record import Record, Trial
 from raymill.search.report import best_document
 from raymill.tune.plan import concurrency, make_plan
 from raymill.tune.spec import TuneSpec
-from raymill.tune.trial import train_spec
+from raymill.tune.trial import kept_entry, train_spec
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPTH = "flavors.xgboost.max_depth"
@@ -113,6 +113,17 @@ def test_the_best_is_trained_without_what_only_trials_do() -> None:
     plan = make_plan(spec(train__trials={"read.batch_rows": 99}))
     assert plan.base.read.batch_rows == 99
     assert train_spec(plan.best, {}).read.batch_rows == 2048
+
+
+@pytest.mark.parametrize(("patience", "kept"), [(None, 30.0), (5, 20.0)])
+def test_a_trials_metrics_are_those_of_the_model_that_early_stopping_keeps(
+    patience: Any, kept: float
+) -> None:
+    stopping = None if patience is None else {"patience": patience}
+    values = {"flavor": "xgboost", "flavors.xgboost.early_stopping": stopping}
+    base = make_plan(spec(train__set=values)).base
+    history = [{"round": 10.0 * n, "validation_auc": auc} for n, auc in ((1, 0.6), (2, 0.7), (3, 0.65))]
+    assert kept_entry(base, history)["round"] == kept
 
 
 def test_a_grid_gets_its_cells_and_the_last_stage_the_rest() -> None:
