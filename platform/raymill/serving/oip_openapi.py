@@ -7,7 +7,7 @@ from typing import Any
 from raymill.repo import Manifest
 from raymill.serving.openapi import Schema, closed, listed, opened, operation, sample, value
 from raymill.serving.plane import Plane
-from raymill.tensors import OIP_DTYPES, TensorSpec
+from raymill.tensors import OIP_DTYPES, Signature, TensorSpec
 
 TAG = "Open Inference Protocol"
 ERROR: Schema = closed({"error": {"type": "string"}})
@@ -44,24 +44,40 @@ def paths(plane: Plane) -> dict[str, Any]:
 
 
 def _of_version(path: str, manifest: Manifest) -> dict[str, Any]:
-    signature = manifest.signature
+    text: Schema = {"type": "string"}
+    outputs: Schema = {"type": "array", "items": {"type": "object"}}
+    infer = operation(
+        TAG, "Infer", "Every input as a tensor, once, all with the same rows; `data` has as many elements "
+        "as `shape` makes. Tensors may come and go as binary data behind the JSON.",
+        closed({"model_name": text, "model_version": text, "outputs": outputs}, {"id": {}}),
+        body=_request(manifest.signature), example=_example(manifest.signature), error=ERROR,
+    )  # fmt: skip
+    return {
+        path: _get("Metadata", "Versions, inputs and outputs."),
+        f"{path}/ready": _get("Model ready", "Whether it answers."),
+        f"{path}/infer": {"post": infer},
+        f"{path}/stats": _get("Model statistics", "Counts and durations."),
+        f"{path}/config": _get("Configuration", "What Triton's model configuration would hold."),
+    }
+
+
+def _request(signature: Signature) -> Schema:
     tensors = [_tensor(spec) for spec in signature.inputs]
-    all_of = [_holds(spec.name) for spec in signature.inputs]
-    count = {"minItems": len(tensors), "maxItems": len(tensors)}
-    request = opened(
-        {"inputs": {"type": "array", "items": {"anyOf": tensors}, **count, "allOf": all_of}},
-        {
-            "id": {"type": "string"},
-            "parameters": PARAMETERS,
-            "outputs": {
-                "type": "array",
-                "items": opened(
-                    {"name": {"enum": [spec.name for spec in signature.outputs]}}, {"parameters": PARAMETERS}
-                ),
-            },
-        },
-    )
-    example = {
+    inputs = {
+        "type": "array", "items": {"anyOf": tensors}, "minItems": len(tensors), "maxItems": len(tensors),
+        "allOf": [_holds(spec.name) for spec in signature.inputs],
+    }  # fmt: skip
+    output = opened({"name": {"enum": [spec.name for spec in signature.outputs]}}, {"parameters": PARAMETERS})
+    optional = {
+        "id": {"type": "string"},
+        "parameters": PARAMETERS,
+        "outputs": {"type": "array", "items": output},
+    }
+    return opened({"inputs": inputs}, optional)
+
+
+def _example(signature: Signature) -> dict[str, Any]:
+    return {
         "inputs": [
             {
                 "name": spec.name,
@@ -71,26 +87,6 @@ def _of_version(path: str, manifest: Manifest) -> dict[str, Any]:
             }
             for spec in signature.inputs
         ]
-    }
-    answer = closed(
-        {
-            "model_name": {"type": "string"},
-            "model_version": {"type": "string"},
-            "outputs": {"type": "array", "items": {"type": "object"}},
-        },
-        {"id": {}},
-    )
-    infer = operation(
-        TAG, "Infer", "Every input as a tensor, once, all with the same rows; `data` has as many elements "
-        "as `shape` makes. Tensors may come and go as binary data behind the JSON.",
-        answer, body=request, example=example, error=ERROR,
-    )  # fmt: skip
-    return {
-        path: _get("Metadata", "Versions, inputs and outputs."),
-        f"{path}/ready": _get("Model ready", "Whether it answers."),
-        f"{path}/infer": {"post": infer},
-        f"{path}/stats": _get("Model statistics", "Counts and durations."),
-        f"{path}/config": _get("Configuration", "What Triton's model configuration would hold."),
     }
 
 

@@ -63,27 +63,20 @@ def columns(document: Mapping[str, Any], binary: memoryview, signature: Signatur
             raise InvalidInput(f"an input must be an object with a name, got {tensor!r:.60}")
         if name in found:
             raise InvalidInput(f"input {name!r} comes twice")
-        size = _binary_size(tensor)
-        if size is None and "data" not in tensor:
-            raise InvalidInput(f"input {name!r} has neither 'data' nor the parameter binary_data_size")
-        if size is not None and size > len(binary):
-            raise InvalidInput(
-                f"input {name!r} has binary_data_size {size}, but {len(binary)} bytes are left"
-            )
+        size = _binary_size(tensor, len(binary))
         spec = specs.get(name)
-        if spec is None:  # the encoder says which inputs there are
-            found[name] = ()
-            binary = binary[size or 0 :]
-            continue
-        rows = check(name, tensor.get("datatype"), tensor.get("shape"), spec)
-        if size is None:
-            found[name] = _from_json(tensor["data"], spec, rows)
-        else:
-            found[name] = from_bytes(binary[:size], spec, rows)
-            binary = binary[size:]
+        found[name] = () if spec is None else _column(tensor, spec, None if size is None else binary[:size])
+        binary = binary[size or 0 :]
     if len(binary):
         raise InvalidInput(f"{len(binary)} bytes are left behind the last binary tensor")
     return found
+
+
+def _column(
+    tensor: Mapping[str, Any], spec: TensorSpec, data: memoryview | None
+) -> Sequence[Any] | np.ndarray:
+    rows = check(spec.name, tensor.get("datatype"), tensor.get("shape"), spec)
+    return _from_json(tensor["data"], spec, rows) if data is None else from_bytes(data, spec, rows)
 
 
 def check(name: str, datatype: Any, shape: Any, spec: TensorSpec) -> int:
@@ -211,14 +204,18 @@ def _texts(data: memoryview | bytes, name: str, rows: int) -> list[str]:
     return found
 
 
-def _binary_size(tensor: Mapping[str, Any]) -> int | None:
-    if "parameters" not in tensor:
+def _binary_size(tensor: Mapping[str, Any], left: int) -> int | None:
+    """Return the bytes that a tensor has behind the JSON, None where its data are in it."""
+    name = tensor["name"]
+    size = parameters(tensor).get("binary_data_size") if "parameters" in tensor else None
+    if size is None:
+        if "data" not in tensor:
+            raise InvalidInput(f"input {name!r} has neither 'data' nor the parameter binary_data_size")
         return None
-    size = parameters(tensor).get("binary_data_size")
-    if size is not None and (type(size) is not int or size < 0):
-        raise InvalidInput(
-            f"input {tensor['name']!r}: binary_data_size must be a number of bytes, got {size!r}"
-        )
+    if type(size) is not int or size < 0:
+        raise InvalidInput(f"input {name!r}: binary_data_size must be a number of bytes, got {size!r}")
+    if size > left:
+        raise InvalidInput(f"input {name!r} has binary_data_size {size}, but {left} bytes are left")
     return size
 
 
