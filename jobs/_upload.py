@@ -1,6 +1,11 @@
-"""Puts this upload's `platform/` first on the path, before any raymill installed on the node."""
+"""Puts this upload's `platform/` first on the path, before any raymill installed on the node.
+
+The upload itself comes last, for what a spec names by its Python path.
+"""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "platform"))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "platform"))
+sys.path.append(str(ROOT))

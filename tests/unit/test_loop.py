@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from raymill.config import parse
 from raymill.data import learn_encoder, take_snapshot
+from raymill.errors import Diverged
 from raymill.features import Features
 from raymill.fitting import FeaturePlan
 from raymill.flavors import FLAVORS
@@ -188,3 +190,70 @@ def test_a_checkpoint_is_of_the_moment_it_was_frozen_at(job: TrainJob, tmp_path:
     state = json.loads((tmp_path / "state.json").read_text())
     assert (state["rows_seen"], state["loss_sum"], state["history"]) == (0, 1.5, [])
     assert json.loads((tmp_path / "seen.json").read_text()) == []
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_step_rows_and_checkpoint(
+    job: TrainJob, tmp_path: Path
+) -> None:
+    class RunsAway(Rows):
+        def step(self, features: Features, labels_N: Any, weights_N: Any, **how: Any) -> float:
+            super().step(features, labels_N, weights_N, **how)
+            return float("nan") if len(self.seen) > 5 * BATCH else 1.0
+
+    loop = TrainingLoop(job, RunsAway(), Alone())
+    with pytest.raises(
+        Diverged, match=r"the loss is nan in epoch 1 at step 5, on rows of part\.parquet"
+    ) as told:
+        loop.run()
+    assert "last good checkpoint: epoch 1, step 4, of run run" in str(told.value)
+
+
+def test_weights_that_are_no_numbers_are_never_stored(job: TrainJob, tmp_path: Path) -> None:
+    class Spoilt(Rows):
+        def is_finite(self) -> bool:
+            return len(self.seen) <= 4 * BATCH
+
+    saved: list[dict[str, float]] = []
+
+    class Keeping(Alone):
+        def save(self, metrics: dict[str, float], write: Write, *, wait: bool) -> None:
+            saved.append(metrics)
+
+    loop = TrainingLoop(job, Spoilt(), Keeping())
+    with pytest.raises(Diverged, match="a weight is no finite number in epoch 1 at step 7"):
+        loop.run()
+    assert saved == [{"step": 4.0}]
+
+
+def test_early_stopping_ends_the_run_and_keeps_the_best_weights(job: TrainJob, tmp_path: Path) -> None:
+    class Fades(Rows):
+        """Predicts worse with every epoch, and knows which epoch's state it was given back."""
+
+        restored = -1
+
+        def predict(self, features: Features) -> np.ndarray:
+            good = np.rint(features.numeric_NF[:, 0]).astype(int) % 3 == 0
+            flip = np.arange(len(good)) < len(self.seen) // ROWS * 50
+            return np.where(flip, ~good, good).astype(np.float32)
+
+        def freeze(self) -> Write:
+            epochs = len(self.seen) // ROWS
+            return lambda directory: (directory / "epochs").write_text(str(epochs)) and None
+
+        def restore(self, directory: Path) -> None:
+            self.restored = int((directory / "epochs").read_text())
+            self.seen = [0] * (self.restored * ROWS)
+
+    section = {"epochs": 9, "early_stopping": {"patience": 2}}
+    spec = job.spec.model_copy(update={"flavors": {"torch": section}})
+    loop = TrainingLoop(replace(job, spec=spec), Fades(), Alone())
+    loop.run()
+    outcome = loop.outcome()
+    assert len(outcome.history) == 3
+    assert outcome.model.restored == 1
+    loop.freeze([0.0])(tmp_path)
+    again = TrainingLoop(replace(job, spec=spec), Fades(), Alone())
+    again.load(tmp_path)
+    again.run()
+    assert len(again.history) == 3, "a run that was over stays over"
+    assert again.outcome().model.restored == 1
