@@ -110,6 +110,7 @@ Train = Callable[[Encoder, Features, np.ndarray], Any]
 Scores = Callable[[Any, Features], np.ndarray]
 
 FLAVOR_RECIPES: dict[str, tuple[Train, Scores]] = {
+    "onnx": (train_torch, learner_scores),
     "tensorflow": (train_tensorflow, learner_scores),
     "torch": (train_torch, learner_scores),
     "xgboost": (train_xgboost, xgboost_scores),

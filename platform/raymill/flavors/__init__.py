@@ -6,6 +6,7 @@ from raymill.registry import Registry
 FLAVORS: Registry[type[Flavor]] = Registry(
     "flavor",
     {
+        "onnx": "raymill.flavors.onnx_flavor:OnnxFlavor",
         "tensorflow": "raymill.flavors.tf_flavor:TFFlavor",
         "torch": "raymill.flavors.torch_flavor:TorchFlavor",
         "xgboost": "raymill.flavors.xgboost_flavor:XGBoostFlavor",

@@ -7,7 +7,7 @@ would unpickle or evaluate; `load` refuses an archive that has any of it (torch_
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class TorchFlavor(Flavor):
     collective = "raymill.train.torch_ddp:fit"
     local = "raymill.train.torch_local:fit"
     mutable = ("learning_rate", "weight_decay", "dropout")
-    packages = ("torch",)
+    packages: ClassVar[tuple[str, ...]] = ("torch",)
 
     def check(self, config: Any) -> None:
         own_network(config)
@@ -49,15 +49,7 @@ class TorchFlavor(Flavor):
         """Export `model`, a TorchLearner, with any number of rows."""
         import torch
 
-        from raymill.flavors.torch_networks import Scorer
-
-        network = model.network.cpu().eval()
-        numeric = torch.zeros((3, len(model.encoder.numeric)), dtype=torch.float32)
-        codes = torch.zeros((3, len(model.encoder.categorical)), dtype=torch.int32)
-        rows = torch.export.Dim("rows", min=1)
-        program = torch.export.export(
-            Scorer(network, model.task).eval(), (numeric, codes), dynamic_shapes=({0: rows}, {0: rows})
-        )
+        program = export(model)
         program._example_inputs = None  # the archive would hold them pickled
         torch.export.save(program, directory / PROGRAM_FILE)
         refuse_unsafe(directory / PROGRAM_FILE)
@@ -92,6 +84,21 @@ class TorchFlavor(Flavor):
             name.removeprefix("network."): value.detach().numpy().copy()
             for name, value in program.named_parameters()
         }
+
+
+def export(learner: Any) -> Any:
+    """Return a TorchLearner's network with its activation as an exported program of any number of rows."""
+    import torch
+
+    from raymill.flavors.torch_networks import Scorer
+
+    network = learner.network.cpu().eval()
+    numeric = torch.zeros((3, len(learner.encoder.numeric)), dtype=torch.float32)
+    codes = torch.zeros((3, len(learner.encoder.categorical)), dtype=torch.int32)
+    rows = torch.export.Dim("rows", min=1)
+    return torch.export.export(
+        Scorer(network, learner.task).eval(), (numeric, codes), dynamic_shapes=({0: rows}, {0: rows})
+    )
 
 
 class _TorchPredictor:
