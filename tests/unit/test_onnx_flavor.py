@@ -1,4 +1,4 @@
-"""ONNX graphs: the learner's weights come back from the file, and what names other files or code is refused."""
+"""ONNX graphs: the weights come back from the file; what names other files or operators is refused."""
 
 from __future__ import annotations
 
