@@ -10,6 +10,9 @@ from raymill.search.space import Params, Space
 SEARCHERS: Registry[type[Searcher]] = Registry(
     "searcher",
     {
+        "annealing": "raymill.search.annealing:AnnealingSearcher",
+        "bayesian": "raymill.search.bayesian:BayesianSearcher",
+        "genetic": "raymill.search.genetic:GeneticSearcher",
         "grid": "raymill.search.grid:GridSearcher",
         "random": "raymill.search.random_search:RandomSearcher",
     },

@@ -71,7 +71,8 @@ def drive(study: Study, choose: random.Random, *, stop_after: int | None = None)
 
 def stages_of(name: str) -> tuple[Stage, ...]:
     first = Stage(searcher="grid", options=GRID)
-    return (first,) if name == "grid" else (first, Stage(searcher=name, trials=14))
+    trials = 6 if name == "bayesian" else 14  # its models cost time
+    return (first,) if name == "grid" else (first, Stage(searcher=name, trials=trials))
 
 
 @pytest.mark.parametrize("name", NAMES)
