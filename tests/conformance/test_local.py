@@ -86,6 +86,16 @@ def test_a_trial_hears_of_every_measurement_and_can_go_on_from_one(job: TrainJob
     np.testing.assert_allclose(*scores, atol=1e-6)
 
 
+def test_a_trial_that_nobody_watches_stops_early_all_the_same(job: TrainJob) -> None:
+    settings = SETTINGS[job.flavor.name] | {"early_stopping": {"min_delta": 9.0, "patience": 1}}
+    if job.flavor.name == "xgboost":
+        settings |= {"measure_every": 2}
+    spec = job.spec.model_copy(update={"flavors": {job.flavor.name: settings}})
+    quiet = Trial(lambda *told: None, every_rounds=1 << 30)
+    outcome = Local().fit(replace(job, spec=spec, trial=quiet))
+    assert len(outcome.history) == 2  # the first is the best there is by that rule, the second no better
+
+
 def test_several_workers_are_refused(job: TrainJob) -> None:
     with pytest.raises(Unsupported, match="got workers=2; use workers=1, or strategy ddp"):
         Local().fit(replace(job, spec=job.spec.model_copy(update={"workers": 2})))

@@ -111,7 +111,8 @@ class _Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         self._labels_N = validation.get_label()
         self._progress = None if job.trial else Progress("boosting", rounds, "rounds")
         config: XGBoostConfig = job.spec.flavor_config()
-        self._every = job.trial.every_rounds if job.trial else config.measure_every
+        seldom = job.trial and not config.early_stopping  # which looks at every measurement
+        self._every = job.trial.every_rounds if job.trial and seldom else config.measure_every
         self._best = Best(config.early_stopping, job.encoder.task) if config.early_stopping else None
         self.history: list[dict[str, float]] = []
 
