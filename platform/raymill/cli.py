@@ -1,4 +1,4 @@
-"""The `raymill` command: the local cluster, the model repository, studies."""
+"""The `raymill` command: the local cluster, training runs, the model repository, studies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from raymill import __version__, local_cluster, study_cli
+from raymill import __version__, local_cluster, runs_cli, study_cli
 from raymill.entry import errors_shown
 from raymill.repo import Repository
 
@@ -17,6 +17,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 models = typer.Typer(no_args_is_help=True, help="List, show and label published models.")
 app.add_typer(models, name="models")
 app.add_typer(study_cli.app, name="study")
+app.add_typer(runs_cli.app, name="runs")
 console = Console()
 
 Root = Annotated[str, typer.Option("--repository", help="Repository root; relative to $RAYMILL_STORAGE.")]

@@ -98,6 +98,23 @@ def check_room(workers: int, per_worker: dict[str, float], nodes: list[dict[str,
         )
 
 
+def this_job() -> dict[str, str]:
+    """Return what names this process's Ray job among all clusters: the session and the job's number."""
+    import ray
+
+    node = ray._private.worker.global_worker.node
+    return {"session": str(node.session_name), "job": ray.get_runtime_context().get_job_id()}
+
+
+def is_running(session: str, job: str) -> bool:
+    """Return whether the job lives; one of another cluster is taken to be over with its cluster."""
+    from ray._private.state import state
+
+    if session != this_job()["session"]:
+        return False
+    return any(entry["JobID"] == job and not entry["IsDead"] for entry in state.job_table())
+
+
 def dashboard_url() -> str:
     """Return the dashboard's address as the cluster knows it.
 

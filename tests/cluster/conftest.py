@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,15 @@ class Cluster:
             command, cwd=ROOT, env=self.environment, text=True, capture_output=True, timeout=timeout
         )
 
+    def workers(self) -> list[int]:
+        """Return the process ids of this cluster's Ray Train workers."""
+        head = json.loads((self.home / "cluster.json").read_text())["pid"]
+        return [
+            process.pid
+            for process in psutil.Process(head).children(recursive=True)
+            if "RayTrainWorker" in " ".join(process.cmdline())
+        ]
+
     def submit(self, *command: str, timeout: float = 240) -> tuple[int, str]:
         """Submit a job as the README does; return its exit status and everything it printed."""
         line = ("ray", "job", "submit", "--working-dir", ".", "--", "python", *command)
@@ -66,6 +76,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "RAYMILL_STORAGE": str(storage),
         "RAY_AUTH_TOKEN_PATH": str(home / "token"),
         "RAY_AUTH_MODE": "token",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     up = subprocess.run(
         ["raymill", "up", f"--dashboard-port={dashboard_port}", f"--ray-port={ray_port}", "--cpus=4"],

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from conftest import Cluster
 
@@ -29,7 +28,9 @@ def test_a_killed_worker_costs_no_row(
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
     whole = train(train_spec(*OVERRIDES, "run=undisturbed"))
     killed: list[int] = []
-    killer = threading.Thread(target=_kill_after_checkpoint, args=(joined.storage / "runs/disturbed", killed))
+    killer = threading.Thread(
+        target=_kill_after_checkpoint, args=(joined, joined.storage / "runs/disturbed", killed)
+    )
     killer.start()
     disturbed = train(train_spec(*OVERRIDES, "run=disturbed"))
     killer.join(timeout=5)
@@ -39,16 +40,12 @@ def test_a_killed_worker_costs_no_row(
     assert disturbed.version.manifest.metrics == whole.version.manifest.metrics
 
 
-def _kill_after_checkpoint(run: Path, killed: list[int]) -> None:
+def _kill_after_checkpoint(cluster: Cluster, run: Path, killed: list[int]) -> None:
     """Wait for a checkpoint inside the first epoch, then kill -9 one worker."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if len(list(run.glob("checkpoint_*"))) >= 1:
-            workers = [
-                process.pid
-                for process in psutil.process_iter(["cmdline"])
-                if "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
-            ]
+            workers = cluster.workers()
             if workers:
                 os.kill(workers[0], signal.SIGKILL)
                 killed.append(workers[0])

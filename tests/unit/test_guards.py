@@ -28,10 +28,10 @@ LEVELS = {
         "progress", "code_identity", "columns", "kernels", "encode_arrow", "encode_plain",
     ),
     2: ("data", "flavors", "search", "monitoring"),
-    3: ("repo", "cluster"),
+    3: ("repo", "cluster", "runs"),
     4: ("train", "serving", "prepare", "entry"),
     5: ("local_cluster", "tune"),
-    6: ("study_cli",),
+    6: ("study_cli", "runs_cli"),
     7: ("cli", *ENTRY_FOLDERS),
 }  # fmt: skip
 LEVEL = {area: level for level, areas in LEVELS.items() for area in areas}

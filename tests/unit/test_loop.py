@@ -21,6 +21,7 @@ from raymill.errors import Diverged
 from raymill.features import Features
 from raymill.fitting import FeaturePlan
 from raymill.flavors import FLAVORS
+from raymill.runs import Point
 from raymill.train.base import TrainJob
 from raymill.train.loop import Alone, TrainingLoop, Write
 from raymill.train.spec import TrainSpec
@@ -84,6 +85,12 @@ class Threads:
             write(folder)
             self._shared["saved"].append((folder, wait))
 
+    def tell(self, point: Point, new_rows: int) -> None:
+        self._shared["told"].append((point, new_rows))
+
+    def tell_epoch(self, rows: int, entry: Mapping[str, float]) -> None:
+        self._shared["epochs"].append((rows, entry))
+
     def must_leave(self) -> bool:
         self._asked += 1
         return self._leave_at == self._asked
@@ -121,7 +128,7 @@ def run(
     """Run all ranks to their end, and return their loops and what was saved."""
     folder.mkdir()
     shared: dict[str, Any] = {
-        "size": size, "folder": folder, "saved": [],
+        "size": size, "folder": folder, "saved": [], "told": [], "epochs": [],
         "parts": [None] * size, "barrier": threading.Barrier(size),
     }  # fmt: skip
     loops = [
@@ -147,7 +154,16 @@ def run(
     for thread in threads:
         thread.join(timeout=30)
     assert not failures, failures
+    assert sum(new for _, new in shared["told"]) == sum(rows_of(loops)) / size - before(resume)
     return loops, shared["saved"]
+
+
+def rows_of(loops: list[TrainingLoop]) -> list[int]:
+    return [loop.rows_seen for loop in loops]
+
+
+def before(resume: Path | None) -> int:
+    return json.loads((resume / "state.json").read_text())["rows_seen"] if resume else 0
 
 
 def seen(loops: list[TrainingLoop]) -> Counter[int]:

@@ -7,6 +7,7 @@ ranks / global rows. Rows seen and batches therefore do not depend on who comput
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import tempfile
@@ -24,9 +25,10 @@ from raymill.features import Features
 from raymill.flavors.options import Best, GradientOptions
 from raymill.progress import Progress
 from raymill.repo.manifest import LEDGER_FILE
+from raymill.runs import Point
 from raymill.train.base import Outcome, TrainJob
 from raymill.train.divergence import diverged
-from raymill.train.pulse import Pulse
+from raymill.train.pulse import Beat, Pulse
 
 EVALUATION_ROWS = 65_536  # rows of a global validation batch; no effect on the metrics
 STATE_FILE = "state.json"
@@ -97,6 +99,14 @@ class Group(Protocol):
         """Store a checkpoint, whole or not at all; rank 0's `write` makes it. `wait`: until it is stored."""
         ...
 
+    def tell(self, point: Point, new_rows: int) -> None:
+        """Publish how training stands, and how many rows are new since the last time; on rank 0."""
+        ...
+
+    def tell_epoch(self, rows: int, entry: Mapping[str, float]) -> None:
+        """Publish an epoch's closing entry; on rank 0."""
+        ...
+
     def must_leave(self) -> bool:
         """Return whether this rank has been told that it will be ended soon."""
         ...
@@ -116,6 +126,10 @@ class Alone:
         return [mine]
 
     def save(self, metrics: dict[str, float], write: Write, *, wait: bool) -> None: ...
+
+    def tell(self, point: Point, new_rows: int) -> None: ...
+
+    def tell_epoch(self, rows: int, entry: Mapping[str, float]) -> None: ...
 
     def must_leave(self) -> bool:
         return False
@@ -149,6 +163,7 @@ class TrainingLoop:
             learner.load_weights({name: np.array(value) for name, value in job.start.items()})
         self.epoch = self.step = self.rows_seen = 0
         self.loss_sum = 0.0
+        self._started = time.monotonic()
         self.history: list[dict[str, float]] = []
         learner.plan(sum(self.loader.steps(epoch) for epoch in range(self.epochs)))
         self._saved = "none"
@@ -174,30 +189,45 @@ class TrainingLoop:
         progress = self._progress(total)
         every = self.job.spec.checkpoint.every_steps
         pulse = Pulse(self.group.gather)
+        watch = functools.partial(self._watch, progress)
         then = self.epoch + 1 if self.epoch + 1 < self.epochs else None
         for batch in self.loader.epoch(self.epoch, from_step=self.step, then=then):
             loss_sum = self._step(batch)
             self.step = batch.step + 1
             self.rows_seen += batch.global_rows
-            beat = pulse.step(batch.global_rows, loss_sum, self.group.must_leave)
-            if beat and progress:
-                progress.advance(beat.rows, loss=beat.loss)
-            leaving = beat is not None and beat.leaving
+            leaving = watch(pulse.step(batch.global_rows, loss_sum, self.group.must_leave))
             if leaving or (every and self.step % every == 0 and self.step < steps):
                 self._save({"step": float(self.step)}, wait=leaving)
             if leaving:
                 self.group.leave()
+        leaving = watch(pulse.beat(self.group.must_leave))
         entry = {"epoch": float(self.epoch + 1), "rows": float(total), "loss": self._mean_loss(total)}
         entry |= self._validate() | {"seconds": time.monotonic() - started}
         if progress:
-            progress.advance(pulse.rows)
             progress.finish(**{k: v for k, v in entry.items() if k not in ("epoch", "rows", "seconds")})
+            self.group.tell_epoch(self.rows_seen, entry)
         if self._best and self._best.take(entry):
             self._write_best = self.learner.freeze()
         self.history.append(entry)
         self._whole_G += self.loader.visits(self.epoch, steps)
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
-        self._save(entry)
+        self._save(entry, wait=leaving)
+        if leaving:
+            self.group.leave()
+
+    def _watch(self, progress: Progress | None, beat: Beat | None) -> bool:
+        """Tell how it goes, from rank 0 at a beat; return whether a rank must leave."""
+        if beat is None:
+            return False
+        if progress:
+            progress.advance(beat.rows, loss=beat.loss)
+            point = Point(
+                rows=self.rows_seen, seconds=time.monotonic() - self._started, epoch=self.epoch + 1,
+                step=self.step, loss=beat.loss, rows_per_second=beat.rows / max(beat.seconds, 1e-9),
+                workers=self.group.size,
+            )  # fmt: skip
+            self.group.tell(point, beat.rows)
+        return beat.leaving
 
     def _progress(self, total: int) -> Progress | None:
         done = min(self.step * self.loader.config.batch_rows, total)

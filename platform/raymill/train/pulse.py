@@ -52,6 +52,10 @@ class Pulse:
         self._loss += loss_sum
         if self._steps < self._interval:
             return None
+        return self.beat(must_leave)
+
+    def beat(self, must_leave: Callable[[], bool]) -> Beat:
+        """Gather now; to be called by all ranks, such as at the end of an epoch."""
         now = self._clock()
         told = self._gather((self._loss, now - self._last, must_leave()))
         seconds = max(took for _, took, _ in told)
@@ -60,6 +64,6 @@ class Pulse:
             leaving=any(leaving for *_, leaving in told),
         )  # fmt: skip
         pace = int(self._steps * BEAT_S / max(seconds, 1e-6))
-        self._interval = min(max(pace, 1), self._steps * GROWTH)
+        self._interval = max(min(pace, self._steps * GROWTH), 1)
         self._steps, self.rows, self._loss, self._last = 0, 0, 0.0, now
         return beat

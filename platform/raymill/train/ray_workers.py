@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from raymill.errors import RaymillError
-from raymill.storage import locate
+from raymill.runs import Point, RunLog, Runs
+from raymill.storage import Location, locate
 from raymill.train.base import TrainJob
 from raymill.train.checkpoint import store
 from raymill.train.loop import Group, TrainingLoop, Write
+from raymill.train.ray_metrics import RayMetrics
 
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # its default of 2 s delays every report
@@ -22,7 +24,9 @@ SETTINGS = {
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
 }
 # After a node is lost the old number of workers is asked for until this is over; then fewer.
-ELASTIC_SETTINGS = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
+ELASTIC_SETTINGS = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10"}
+
+RESERVATION_FILE = "ray_train_run_id"
 
 Work = Callable[[TrainJob, Group], TrainingLoop]
 """Makes the loop of one worker; runs on the worker."""
@@ -74,6 +78,8 @@ def run_workers(job: TrainJob, trainer: Any, work: Work, **settings: Any) -> Any
         ),
         **settings,
     )
+    if spec.is_elastic:
+        _take_over(runs / job.run, fitted.train_run_context.run_id)
     try:
         return fitted.fit()
     except WorkerGroupError as error:
@@ -87,6 +93,25 @@ def _reports(job: TrainJob) -> list[Any]:
     from raymill.train.tune_report import EpochReports
 
     return [EpochReports()]
+
+
+def _take_over(run: Location, run_id: str) -> None:
+    """Give back what a killed driver's attempt had reserved, and note what this one reserves.
+
+    Ray Train cancels its reservation when it ends; killed, it holds the nodes for three more minutes,
+    in which an elastic run finds no room for a single worker.
+    """
+    import ray
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+
+    note = run / RESERVATION_FILE
+    if note.exists():
+        before = note.read_bytes().decode()
+        ray.get(get_or_create_autoscaling_coordinator().cancel_request.remote(f"train-{before}"))
+    run.make_directory()
+    note.replace_bytes(run_id.encode())
 
 
 def _own(error: Any) -> Exception:
@@ -103,7 +128,15 @@ def _run(config: dict[str, Any]) -> None:
     # Silences a line a report and rank; Ray names this logger by its file, outside `LoggingConfig`.
     logging.getLogger(ray.train.v2._internal.execution.context.__file__).setLevel(logging.WARNING)
     group = RayGroup(config["job"])
-    loop = config["work"](config["job"], group)
+    try:
+        _train(config["work"](config["job"], group), group)
+    finally:
+        group.close()
+
+
+def _train(loop: TrainingLoop, group: RayGroup) -> None:
+    import ray.train
+
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as directory:
@@ -130,6 +163,9 @@ class RayGroup:
         self._stored.set()
         self._drained: Any = None
         self.exchange: Callable[[Any], list[Any]] | None = None
+        listener = RayMetrics(job.run, job.spec.model)
+        runs = Runs(job.spec.runs)
+        self._log = RunLog(runs, job.run, listeners=[listener]) if self.rank == 0 else None
 
     def gather(self, mine: Any) -> list[Any]:
         if self.size == 1:
@@ -168,6 +204,19 @@ class RayGroup:
             checkpoint_upload_fn=upload,
             delete_local_checkpoint_after_upload=False,
         )
+
+    def tell(self, point: Point, new_rows: int) -> None:
+        assert self._log, "rank 0 tells"
+        self._log.point(point, new_rows)
+
+    def tell_epoch(self, rows: int, entry: Mapping[str, float]) -> None:
+        assert self._log, "rank 0 tells"
+        self._log.epoch(rows, entry)
+
+    def close(self) -> None:
+        """Store the rest of what was told."""
+        if self._log:
+            self._log.close()
 
     def must_leave(self) -> bool:
         """Whether this process got SIGTERM, or Ray drains a node of the group that it did not before."""

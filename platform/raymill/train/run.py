@@ -24,8 +24,9 @@ from raymill.flavors import FLAVORS, Flavor
 from raymill.repo import Lineage, Manifest, Repository, Version
 from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, LEDGER_FILE, Code, Golden
 from raymill.repo.version import check_golden
+from raymill.runs import RunRecord, Runs
 from raymill.storage import locate
-from raymill.train import STRATEGIES, incremental
+from raymill.train import STRATEGIES, attempt, incremental
 from raymill.train.base import Outcome, TrainJob
 from raymill.train.encoding import fit_encoder
 from raymill.train.scoring import evaluate_files, read_files
@@ -73,10 +74,27 @@ def train(spec: TrainSpec) -> TrainResult:
         if base and incremental.is_nothing_new(snapshots["train"]):
             print(f"nothing new to learn: {spec.model} stays at version {base.version.number}", flush=True)
             return TrainResult(base.version, base.version.manifest.lineage.run, 0, 0, [], published=False)
-    job = make_job(spec, snapshots, base)
-    outcome = STRATEGIES.load(spec.strategy)().fit(job)
-    version = _publish(job, outcome, repository)
-    return TrainResult(version, job.run, snapshots["train"].rows, outcome.rows_seen, outcome.history)
+    run = spec.run or _new_run(spec)
+    record = attempt.begin(spec, run, snapshots)
+    done = attempt.published(record, repository)
+    if done:
+        return _already(spec, record, done, snapshots["train"].rows)
+    with attempt.recorded(spec, record):
+        job = make_job(spec, snapshots, base, run)
+        outcome = STRATEGIES.load(spec.strategy)().fit(job)
+        version = _publish(job, outcome, repository)
+    attempt.finish(spec, record, version, outcome.history)
+    return TrainResult(version, run, snapshots["train"].rows, outcome.rows_seen, outcome.history)
+
+
+def _already(spec: TrainSpec, record: RunRecord, version: Version, rows: int) -> TrainResult:
+    """Return the result of a run that an earlier attempt has published; submitting twice does no harm."""
+    if record.status != "finished":
+        attempt.finish(spec, record, version, [])
+    print(f"run {record.run} is finished: it became version {version.number}", flush=True)
+    history = Runs(spec.runs).history(record.run)
+    seen = int(sum(entry["rows"] for entry in history.epochs))
+    return TrainResult(version, record.run, rows, seen, history.epochs)
 
 
 def check(spec: TrainSpec) -> dict[str, Snapshot]:
@@ -107,10 +125,13 @@ def _check_workers(spec: TrainSpec) -> None:
 
 
 def make_job(
-    spec: TrainSpec, snapshots: dict[str, Snapshot], base: incremental.Base | None = None
+    spec: TrainSpec,
+    snapshots: dict[str, Snapshot],
+    base: incremental.Base | None = None,
+    run: str | None = None,
 ) -> TrainJob:
     """Return the run, continuing from `base` with its encoder and weights if there is one."""
-    flavor, run = FLAVORS.load(spec.flavor)(), spec.run or _new_run(spec)
+    flavor, run = FLAVORS.load(spec.flavor)(), run or spec.run or _new_run(spec)
     if base:
         return TrainJob(spec, run, flavor, base.encoder, snapshots, base.ledger, base.weights)
     plan = FeaturePlan(spec.data.features, spec.data.target, spec.task, snapshots["train"].schema)
@@ -189,4 +210,5 @@ def _manifest(job: TrainJob, metrics: Mapping[str, dict[str, float]]) -> Manifes
 
 
 def _new_run(spec: TrainSpec) -> str:
-    return f"{spec.model}-{spec.flavor}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+    flavor = spec.flavor.rpartition(":")[2]
+    return f"{spec.model}-{flavor}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"

@@ -13,6 +13,7 @@ from raymill.features import Column
 from raymill.flavors import FLAVORS
 from raymill.train import STRATEGIES
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -90,7 +91,7 @@ class PublishSpec(Spec):
 class TrainSpec(Spec):
     """One training run, from datasets to a published version."""
 
-    model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    model: str = Field(pattern=NAME)
     """Name to publish under."""
     flavor: str = "torch"
     strategy: str = "ddp"
@@ -105,8 +106,8 @@ class TrainSpec(Spec):
     max_failures: int = Field(default=3, ge=0)
     """Times a run is resumed from its last checkpoint after losing workers."""
     seed: int = Field(default=0, ge=0)
-    run: str | None = None
-    """Name of the run; giving the name of an unfinished run resumes it. Default: a new name."""
+    run: str | None = Field(default=None, pattern=NAME)
+    """Name of the run; that of an unfinished run resumes it, on any number of workers."""
     runs: str = "runs"
     """Where checkpoints and run records go."""
     study: str | None = None
