@@ -11,6 +11,9 @@ from raymill.columns import UNKNOWN_CODE, FittedColumn, is_time, refuse_nulls
 # N = rows, W = width of a vector, M = vectors that are not null
 
 
+_FLOAT32 = pa.float32()
+
+
 def _one(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Return the values in one piece; without a copy where they are, as in one row group."""
     if not isinstance(values, pa.ChunkedArray):
@@ -21,6 +24,8 @@ def _one(values: pa.Array | pa.ChunkedArray) -> pa.Array:
 def numbers(column: FittedColumn, values: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Return float32 [N], NaN for an open null."""
     values = _one(values)
+    if values.type == _FLOAT32 and values.null_count == 0:  # as it lies there
+        return np.asarray(values.to_numpy())
     refuse_nulls(column, values.null_count)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -173,22 +174,21 @@ class Encoder(Spec):
         Tables of all columns are encoded one after the other, in any order; `out` may be some rows
         of a larger buffer. Raises as `encode_table` does.
         """
-        run: list[np.ndarray] = []  # columns whose places are next to each other, from `first` to `end`
-        first = end = 0
-        for name in table.schema.names:
-            if name not in self._places:
-                continue
-            column, j = self._places[name]
-            if column.kind == "categorical":
-                stack([encode_arrow.codes(column, table.column(name))], out.codes_NC, j)
-                continue
-            if j != end:
-                stack(run, out.numeric_NF, first)
-                run, first = [], j
-            encode = encode_arrow.numbers if column.width == 1 else encode_arrow.vectors
-            run.append(encode(column, table.column(name)))
-            end = j + column.width
-        stack(run, out.numeric_NF, first)
+        for kind, matrix in (("numeric", out.numeric_NF), ("categorical", out.codes_NC)):
+            run: list[np.ndarray] = []  # columns whose places are next to each other, from `first` to `end`
+            first = end = 0
+            for j, column in self._placed(kind, table.schema.names):
+                if j != end:
+                    stack(run, matrix, first)
+                    run, first = [], j
+                run.append(_encode(column, table.column(column.name)))
+                end = j + column.width
+            stack(run, matrix, first)
+
+    def _placed(self, kind: str, names: Sequence[str]) -> list[tuple[int, FittedColumn]]:
+        """Return those of the named columns that are of a kind, with their first places, in their order."""
+        found = [self._places[name] for name in names if name in self._places]
+        return sorted(((j, column) for column, j in found if column.kind == kind), key=itemgetter(0))
 
     def finish(self, out: Features) -> None:
         """Make rows of `out`, once every column has been encoded into it."""
@@ -292,6 +292,12 @@ class Encoder(Spec):
             low, high = column.bounds if plain else (None, 0.0)
             found.append((column.name, column, low, high))
         return found
+
+
+def _encode(column: FittedColumn, values: pa.ChunkedArray) -> np.ndarray:
+    if column.kind == "categorical":
+        return encode_arrow.codes(column, values)
+    return (encode_arrow.numbers if column.width == 1 else encode_arrow.vectors)(column, values)
 
 
 def _column_mismatch(given: Iterable[str], expected: Sequence[str]) -> str:

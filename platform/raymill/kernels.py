@@ -73,6 +73,9 @@ def stack(columns: Sequence[np.ndarray], out_NF: np.ndarray, first: int) -> None
     """
     rows = block_rows(out_NF)
     run = _stack if compiled is None else compiled.stack
+    if len(columns) <= MAX_COLUMNS:
+        run(columns, out_NF, first, rows)
+        return
     for start in range(0, len(columns), MAX_COLUMNS):
         some = columns[start : start + MAX_COLUMNS]
         run(some, out_NF, first, rows)
