@@ -96,6 +96,30 @@ def test_a_trial_that_nobody_watches_stops_early_all_the_same(job: TrainJob) -> 
     assert len(outcome.history) == 2  # the first is the best there is by that rule, the second no better
 
 
+def test_a_sample_is_all_that_is_learned_from(job: TrainJob) -> None:
+    read = job.spec.read.model_copy(update={"order": "sampled", "options": {"fraction": 0.4}})
+    outcome = Local().fit(replace(job, spec=job.spec.model_copy(update={"read": read})))
+    learned_G = np.asarray(outcome.visits_G)
+    full = Local().fit(job)
+    assert 0 < outcome.rows_seen == learned_G.sum() < full.rows_seen
+    if job.flavor.name == "xgboost":  # which reads the same rows every round
+        assert np.count_nonzero(learned_G) < len(learned_G)
+
+
+def test_training_goes_on_from_a_saved_model(job: TrainJob, tmp_path: Path) -> None:
+    first = Local().fit(job)
+    before, _ = predictions(job, first.model, tmp_path / "first")
+    start = job.flavor.weights(tmp_path / "first")
+    more = Local().fit(replace(job, start=start))
+    after, _ = predictions(job, more.model, tmp_path / "more")
+    assert more.rows_seen == first.rows_seen
+    assert not np.allclose(before, after)
+    loss = next(name for name in ("validation_log_loss", "validation_rmse") if name in more.history[-1])
+    assert more.history[-1][loss] < first.history[0][loss]
+    if job.flavor.name == "xgboost":
+        assert more.model.num_boosted_rounds() == 2 * first.model.num_boosted_rounds()
+
+
 def test_several_workers_are_refused(job: TrainJob) -> None:
     with pytest.raises(Unsupported, match="got workers=2; use workers=1, or strategy ddp"):
         Local().fit(replace(job, spec=job.spec.model_copy(update={"workers": 2})))

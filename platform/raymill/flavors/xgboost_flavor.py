@@ -6,6 +6,7 @@ best. Categories are split as categories, not as numbers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from raymill.features import Encoder, Features
 from raymill.flavors.base import Flavor, Predictor
 from raymill.flavors.options import EarlyStopping
 
-MODEL_FILE = "model.ubj"
+MODEL_FILE, BOOSTER = "model.ubj", "booster"
 OBJECTIVES: dict[Task, str] = {
     "binary": "binary:logistic",
     "multiclass": "multi:softprob",
@@ -85,6 +86,27 @@ class XGBoostFlavor(Flavor):
         except (xgboost.core.XGBoostError, ValueError) as error:
             raise Corrupt(f"{directory / MODEL_FILE} is not an XGBoost model: {error}") from error
         return BoosterPredictor(booster, encoder)
+
+    def weights(self, directory: Path) -> dict[str, np.ndarray]:
+        """Return the saved booster as bytes, uint8, by the name BOOSTER; for `booster_of`."""
+        return {BOOSTER: np.fromfile(directory / MODEL_FILE, np.uint8)}
+
+
+def booster_of(start: Mapping[str, np.ndarray] | None) -> Any:
+    """Return the `xgboost.Booster` of a flavor's `weights`, to boost on from; None for None.
+
+    Raises:
+        Corrupt: the bytes are not what this flavor writes.
+    """
+    if start is None:
+        return None
+    with needs_extra("xgboost"):
+        import xgboost
+
+    try:
+        return xgboost.Booster(model_file=bytearray(start[BOOSTER].tobytes()))
+    except (xgboost.core.XGBoostError, ValueError) as error:
+        raise Corrupt(f"the version to continue from holds no XGBoost model: {error}") from error
 
 
 class BoosterPredictor:

@@ -2,104 +2,71 @@
 
 xgboost-ray shards lists of files; here a data source of our own gives it row groups of the snapshot,
 encoded by the encoder that serving uses, so that a dataset of one big file trains on many workers.
-Boosting reads all rows each round: of the read order only `full` makes sense.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from xgboost_ray import RayDMatrix, RayParams
 from xgboost_ray import train as xgboost_ray_train
 from xgboost_ray.data_sources import DataSource
 
 from raymill import cluster
-from raymill.data import Snapshot
-from raymill.data.decode import Decoder
-from raymill.errors import Unsupported
-from raymill.features import Encoder
 from raymill.flavors.options import best_round
-from raymill.flavors.xgboost_flavor import XGBoostConfig, feature_names, feature_types, matrix
+from raymill.flavors.xgboost_flavor import XGBoostConfig, booster_of, feature_names, feature_types
 from raymill.train.base import Outcome, TrainJob
 from raymill.train.spec import TrainSpec
 from raymill.train.xgboost_measure import Watch
+from raymill.train.xgboost_rows import PlannedRows
 
-LABEL = "__label__"
-DECODE_THREADS = 2
-
-
-@dataclass(frozen=True)
-class EncodedRowGroups:
-    """What xgboost-ray calls the data: all row groups; each actor loads its own."""
-
-    snapshot: Snapshot
-    encoder: Encoder
+LABEL, WEIGHT = "__label__", "__weight__"
 
 
 class RowGroupSource(DataSource):  # type: ignore[misc]
-    """Hands row groups to xgboost-ray's actors; a shard is a row group's number."""
+    """Hands row groups to xgboost-ray's actors; a shard is a row group's place in the plan."""
 
     supports_central_loading = False
     supports_distributed_loading = True
 
     @staticmethod
     def is_data_type(data: Any, filetype: Any = None) -> bool:
-        return isinstance(data, EncodedRowGroups)
+        return isinstance(data, PlannedRows)
 
     @staticmethod
-    def get_n(data: EncodedRowGroups) -> int:
-        return data.snapshot.groups
+    def get_n(data: PlannedRows) -> int:
+        return data.groups
 
     @staticmethod
     def load_data(
-        data: EncodedRowGroups,
+        data: PlannedRows,
         ignore: Sequence[str] | None = None,
         indices: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> pd.DataFrame:
-        """Return the encoded rows of the row groups `indices`, with their labels."""
-        decoder = Decoder(data.snapshot, data.encoder)
-        groups = list(range(data.snapshot.groups) if indices is None else indices)
-        rows = data.snapshot.group_rows_G[groups].tolist()
-        features, labels_N = decoder.empty(sum(rows))
-        starts = np.cumsum([0, *rows])
-        with ThreadPoolExecutor(DECODE_THREADS) as pool:
-            fills = [
-                pool.submit(
-                    decoder.decode_into, group, 0, count,
-                    features.take(slice(start, start + count)), labels_N[start : start + count],
-                )
-                for group, count, start in zip(groups, rows, starts.tolist(), strict=False)
-            ]  # fmt: skip
-            for fill in fills:
-                fill.result()
-        frame = pd.DataFrame(matrix(features), columns=feature_names(data.encoder), copy=False)
+        """Return the encoded rows of the row groups at `indices`, with their labels and weights."""
+        rows_NF, labels_N, weights_N = data.load(range(data.groups) if indices is None else indices)
+        frame = pd.DataFrame(rows_NF, columns=feature_names(data.encoder), copy=False)
         frame[LABEL] = labels_N
+        if weights_N is not None:
+            frame[WEIGHT] = weights_N
         return frame
 
 
 def fit(job: TrainJob) -> Outcome:
-    """Boost on `workers` xgboost-ray actors and return the booster.
-
-    Raises:
-        Unsupported: a read order that leaves rows out.
-    """
-    spec, encoder, snapshot = job.spec, job.encoder, job.snapshots["train"]
-    if spec.read.order != "full":
-        raise Unsupported(
-            f"flavor xgboost reads all rows every round, read order {spec.read.order!r} would not be kept; "
-            "use order full, or a torch flavor"
-        )
+    """Boost on `workers` xgboost-ray actors and return the booster."""
+    spec, encoder = job.spec, job.encoder
     config: XGBoostConfig = spec.flavor_config()
+    rows = PlannedRows.of(job)
+    start = booster_of(job.start)
+    before = start.num_boosted_rounds() if start else 0
     data = RayDMatrix(
-        EncodedRowGroups(snapshot, encoder),
+        rows,
         label=LABEL,
+        weight=None if rows.plan.weights_K is None else WEIGHT,
         feature_types=feature_types(encoder),
         enable_categorical=True,
         distributed=True,
@@ -113,23 +80,24 @@ def fit(job: TrainJob) -> Outcome:
         num_boost_round=config.rounds,
         evals=[(data, "train")],
         verbose_eval=False,
+        xgb_model=start,
         additional_results=told,
-        callbacks=[Watch(config, job.snapshots["validation"], encoder, snapshot.rows)],
+        callbacks=[Watch(config, job.snapshots["validation"], encoder, rows.plan.rows, before)],
         ray_params=RayParams(
-            num_actors=min(_actors(spec), snapshot.groups),
+            num_actors=min(_actors(spec), rows.groups),
             cpus_per_actor=max(1, int(spec.cpus_per_worker)),
             gpus_per_actor=1 if spec.gpu else 0,
             max_actor_restarts=spec.max_failures,
         ),
     )
     history = _history(told)
-    trained = int(history[-1]["round"])
+    trained = int(history[-1]["round"]) - before
     kept = best_round(config.early_stopping, encoder.task, history)
     return Outcome(
         booster[:kept] if kept else booster,
-        rows_seen=snapshot.rows * trained,
+        rows_seen=rows.plan.rows * trained,
         history=history,
-        visits_G=snapshot.group_rows_G * trained,
+        visits_G=rows.visits_G(trained),
     )
 
 

@@ -5,56 +5,46 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
 import xgboost
 
-from raymill.data import Loader, LoaderConfig, Snapshot
-from raymill.errors import Unsupported
 from raymill.evaluation import evaluate
-from raymill.features import Encoder
 from raymill.flavors.options import Best, best_round
-from raymill.flavors.xgboost_flavor import MODEL_FILE, XGBoostConfig, feature_names, feature_types, matrix
+from raymill.flavors.xgboost_flavor import MODEL_FILE, XGBoostConfig, booster_of, feature_names, feature_types
 from raymill.progress import Progress
 from raymill.train.base import Outcome, TrainJob
+from raymill.train.xgboost_rows import PlannedRows
 
-READ_ROWS = 65_536
 DATASETS_KEPT = 2
 
 
 def fit(job: TrainJob) -> Outcome:
-    """Boost over all rows and return the booster.
-
-    Raises:
-        Unsupported: a read order that leaves rows out.
-    """
-    spec, snapshot = job.spec, job.snapshots["train"]
-    if spec.read.order != "full":
-        raise Unsupported(
-            f"flavor xgboost reads all rows every round, read order {spec.read.order!r} would not be kept; "
-            "use order full, or a torch flavor"
-        )
+    """Boost over the rows of the read order's first epoch and return the booster."""
+    spec, rows = job.spec, PlannedRows.of(job)
     config: XGBoostConfig = spec.flavor_config()
-    train, validation = _matrices(snapshot, job.snapshots["validation"], job.encoder)
-    start = _start(job)
+    train = _kept(_Key(rows, (spec.read.model_dump_json(), spec.seed)))
+    validation = _kept(_Key(PlannedRows.all(job.snapshots["validation"], job.encoder)))
+    base = booster_of(job.start)
+    before = base.num_boosted_rounds() if base else 0
+    start = _start(job) or base
     done = start.num_boosted_rounds() if start else 0
-    watch = _Watch(job, config.rounds, validation)
+    watch = _Watch(job, before + config.rounds, validation)
     booster = xgboost.train(
         config.parameters(job.encoder, spec.seed)
         | {"nthread": max(1, int(spec.cpus_per_worker)), "disable_default_eval_metric": 1},
         train,
-        num_boost_round=max(0, config.rounds - done),
+        num_boost_round=max(0, before + config.rounds - done),
         xgb_model=start,
         evals=[(validation, "validation")],  # which has XGBoost keep its scores up to date
         verbose_eval=False,
         callbacks=[watch],
     )
-    rounds = booster.num_boosted_rounds()
+    rounds = booster.num_boosted_rounds() - before
     kept = best_round(config.early_stopping, job.encoder.task, watch.history)
     return Outcome(
         booster[:kept] if kept else booster,
-        rows_seen=snapshot.rows * rounds,
+        rows_seen=rows.plan.rows * rounds,
         history=watch.history,
-        visits_G=snapshot.group_rows_G * rounds,
+        visits_G=rows.visits_G(rounds),
     )
 
 
@@ -65,19 +55,14 @@ def _start(job: TrainJob) -> xgboost.Booster | None:
     return xgboost.Booster(model_file=job.trial.resume / MODEL_FILE)
 
 
-def _matrices(
-    train: Snapshot, validation: Snapshot, encoder: Encoder
-) -> tuple[xgboost.DMatrix, xgboost.DMatrix]:
-    """Return both datasets, encoded; from memory where this process encoded the same before."""
-    return _kept(_Key(train, encoder)), _kept(_Key(validation, encoder))
-
-
 class _Key:
-    """A dataset and how it is encoded; equal where both are, by their ids."""
+    """Some rows and how they are encoded; equal where both are, by their ids."""
 
-    def __init__(self, snapshot: Snapshot, encoder: Encoder) -> None:
-        self.snapshot, self.encoder = snapshot, encoder
-        self._identity = (snapshot.id, repr(snapshot.predicate), encoder.model_dump_json())
+    def __init__(self, rows: PlannedRows, order: object = None) -> None:
+        self.rows = rows
+        snapshot = rows.snapshot
+        encoder = rows.encoder.model_dump_json()
+        self._identity = (snapshot.id, repr(snapshot.predicate), encoder, order, rows.plan.rows)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Key) and self._identity == other._identity
@@ -88,16 +73,14 @@ class _Key:
 
 @functools.lru_cache(maxsize=DATASETS_KEPT)
 def _kept(key: _Key) -> xgboost.DMatrix:
-    config = LoaderConfig(batch_rows=READ_ROWS, lanes=1, window=1, shuffle=False)
-    batches = [
-        (matrix(batch.features), batch.labels_N)
-        for batch in Loader(key.snapshot, key.encoder, config).epoch(0)
-    ]
+    """Return the rows, encoded; from memory where this process encoded the same before."""
+    rows_NF, labels_N, weights_N = key.rows.load(range(key.rows.groups))
     return xgboost.DMatrix(
-        np.concatenate([rows for rows, _ in batches]),
-        np.concatenate([labels_N for _, labels_N in batches]),
-        feature_names=feature_names(key.encoder),
-        feature_types=feature_types(key.encoder),
+        rows_NF,
+        labels_N,
+        weight=weights_N,
+        feature_names=feature_names(key.rows.encoder),
+        feature_types=feature_types(key.rows.encoder),
         enable_categorical=True,
     )
 

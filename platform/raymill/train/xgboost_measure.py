@@ -17,12 +17,12 @@ from xgboost import collective
 from xgboost_ray.session import get_actor_rank, put_queue
 
 from raymill.data import Snapshot
-from raymill.data.decode import Decoder
 from raymill.evaluation import evaluate
 from raymill.features import Encoder
 from raymill.flavors.options import Best
-from raymill.flavors.xgboost_flavor import XGBoostConfig, feature_names, feature_types, matrix
+from raymill.flavors.xgboost_flavor import XGBoostConfig, feature_names, feature_types
 from raymill.progress import INTERVAL_S
+from raymill.train.xgboost_rows import PlannedRows
 
 Entry = dict[str, float]
 
@@ -30,17 +30,25 @@ Entry = dict[str, float]
 class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
     """In every actor: measures now and then and at the end, ends boosting early, tells of progress."""
 
-    def __init__(self, config: XGBoostConfig, validation: Snapshot, encoder: Encoder, rows: int) -> None:
+    def __init__(
+        self, config: XGBoostConfig, validation: Snapshot, encoder: Encoder, rows: int, before: int
+    ) -> None:
+        """
+        Args:
+            rows: Read each round, over all actors.
+            before: Rounds of the model that is continued.
+        """
         super().__init__()
         self._config, self._rows, self._encoder = config, rows, encoder
+        self._before, self._rounds = before, before + config.rounds
         self._validation = validation
         self._best = Best(config.early_stopping, encoder.task) if config.early_stopping else None
 
     def before_training(self, model: Any) -> Any:
         self._started = self._last = time.monotonic()
         rank, world = collective.get_rank(), collective.get_world_size()
-        groups = list(range(rank, self._validation.groups, world))
-        self._mine, labels_N = _load(self._validation, self._encoder, groups)
+        places = range(rank, np.count_nonzero(self._validation.group_rows_G), world)
+        self._mine, labels_N = _load(self._validation, self._encoder, places)
         counts_W = np.zeros(world, np.int64)
         counts_W[rank] = len(labels_N)
         counts_W = _sum(counts_W)
@@ -50,7 +58,7 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         return model
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-        done, rounds = model.num_boosted_rounds(), self._config.rounds
+        done, rounds = model.num_boosted_rounds(), self._rounds
         losses = {f"train_{name}": float(values[-1]) for name, values in evals_log["train"].items()}
         over = False
         if done % self._config.measure_every == 0 or done == rounds:
@@ -83,11 +91,12 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
             return
         self._last = now
         seconds = max(now - self._started, 1e-9)
-        rounds = self._config.rounds
-        ending = "done" if last else f"{(rounds - done) * seconds / done:.0f} s left"
+        rounds, boosted = self._rounds, done - self._before
+        ending = "done" if last else f"{(rounds - done) * seconds / boosted:.0f} s left"
         shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
         print(
-            f"round {done}/{rounds}, {done * self._rows / seconds:,.0f} rows/s, {shown}, {ending}", flush=True
+            f"round {done}/{rounds}, {boosted * self._rows / seconds:,.0f} rows/s, {shown}, {ending}",
+            flush=True,
         )
 
 
@@ -96,17 +105,11 @@ def _sum(array: np.ndarray) -> np.ndarray:
     return total.reshape(array.shape)
 
 
-def _load(snapshot: Snapshot, encoder: Encoder, groups: Sequence[int]) -> tuple[xgboost.DMatrix, np.ndarray]:
+def _load(snapshot: Snapshot, encoder: Encoder, places: Sequence[int]) -> tuple[xgboost.DMatrix, np.ndarray]:
     """Return the encoded rows of some row groups and their labels."""
-    decoder = Decoder(snapshot, encoder)
-    rows = snapshot.group_rows_G[list(groups)].astype(np.int64)
-    starts = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
-    features, labels_N = decoder.empty(int(rows.sum()))
-    for group, count, start in zip(groups, rows.tolist(), starts.tolist(), strict=False):
-        span = slice(start, start + count)
-        decoder.decode_into(group, 0, count, features.take(span), labels_N[span])
+    rows_NF, labels_N, _ = PlannedRows.all(snapshot, encoder).load(places)
     data = xgboost.DMatrix(
-        matrix(features),
+        rows_NF,
         feature_names=feature_names(encoder),
         feature_types=feature_types(encoder),
         enable_categorical=True,
