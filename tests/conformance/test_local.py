@@ -24,6 +24,7 @@ from raymill.train.spec import TrainSpec
 
 FEATURES = {"x": {"nulls": "mean"}, "z": {}, "word": {"nulls": "unknown"}, "code": {"kind": "categorical"}}
 SETTINGS: dict[str, dict[str, Any]] = {
+    "onnx": {"hidden": [8], "epochs": 3, "learning_rate": 0.01},
     "tensorflow": {"hidden": [8], "epochs": 3, "learning_rate": 0.01},
     "torch": {"hidden": [8], "epochs": 3, "learning_rate": 0.01},
     "xgboost": {"rounds": 6, "max_depth": 3},

@@ -71,7 +71,7 @@ def tensorflow_loop(job: TrainJob, group: Rank, ports: list[str]) -> TrainingLoo
 def main(flavor: str, spec: str, rank: str, size: str, ports: str, out: str) -> None:
     job = make_job(load(TrainSpec, spec, [f"flavor={flavor}"]))
     group = Rank(int(rank), int(size))
-    make = {"torch": torch_loop, "tensorflow": tensorflow_loop}[flavor]
+    make = {"torch": torch_loop, "onnx": torch_loop, "tensorflow": tensorflow_loop}[flavor]
     loop = make(job, group, ports.split(","))
     loop.run()
     outcome = loop.outcome()
