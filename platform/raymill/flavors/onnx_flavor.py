@@ -1,7 +1,7 @@
 """PyTorch models kept and served as ONNX graphs: trained as flavor `torch`, predicted by onnxruntime.
 
 On the CPU a graph answers a row in a tenth of the time that the exported program does, and serving needs no
-torch (benchmarks/results/serving_epyc2core_202611.md). The file is a protocol buffer and cannot hold code,
+torch (docs/decisions/0013). The file is a protocol buffer and cannot hold code,
 but it can name other files and custom operators; `load` refuses a graph that does.
 """
 
