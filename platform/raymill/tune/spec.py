@@ -51,7 +51,7 @@ class SearchSpec(Spec):
     """With order logical: how many trials more than run at once may be ahead of the oldest one that runs;
     default: half as many as run at once. More slack waits less, and learns from older results."""
     seed: int = Field(default=0, ge=0)
-    stages: tuple[Stage, ...] = Field(default=(Stage(searcher="random"),), min_length=1)
+    stages: tuple[Stage, ...] = Field(default=(Stage(searcher="bayesian"),), min_length=1)
     """Searchers one after another, each starting from the observations of those before it."""
     scheduler: SchedulerSpec | None = None
     retries: int = Field(default=2, ge=0)
