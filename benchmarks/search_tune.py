@@ -224,6 +224,7 @@ def ours(name: str, base: TrialBase, trials: int, seed: int) -> Found:
             {
                 "space": FLIGHTS_SPACE, "stages": [{"searcher": name, "trials": trials}], "seed": seed,
                 "objectives": [{"metric": "validation_auc", "mode": "max"}], "concurrency": CONCURRENCY,
+                "slack": CONCURRENCY // 2,
             }
         )  # fmt: skip
         study = Study.open_or_create(locate(folder) / "study", header)

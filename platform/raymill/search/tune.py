@@ -23,6 +23,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.result import AUTO_RESULT_KEYS, DONE, TIME_TOTAL_S, TRAINING_ITERATION
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import SearchAlgorithm, Searcher, SearchGenerator
 
 from raymill.search.record import Status, Trial
@@ -102,6 +103,9 @@ def run_study(
     if scheduler is not None:
         random.seed(study.header.seed)  # which Tune's schedulers draw from
         remind(scheduler, [trial for trial in study.record.trials if trial.ended])
+    scheduler = scheduler or FIFOScheduler()
+    if placement.reuse:
+        _keep_processes(scheduler, study.header.concurrency)
     trainable = _trainable(objective, ray.put(shared), progress, checkpoints=needs_checkpoints(scheduler))
     tune.run(
         trainable,
@@ -120,6 +124,23 @@ def run_study(
         raise_on_failed_trial=False,
         verbose=0,
     )
+
+
+def _keep_processes(scheduler: Any, count: int) -> None:
+    """Have Tune keep as many idle processes as trials run at once, for the trials to come.
+
+    It keeps one, unless trials wait for it, and ours are asked for when results are in: two trials that
+    end together would cost the start of a process, which takes longer than many a trial. Tune has no
+    setting for it, so its cache is told, once, when the scheduler first meets the controller.
+    """
+    on_trial_add = scheduler.on_trial_add
+
+    def first(controller: Any, trial: Any) -> None:
+        controller._tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=count)
+        scheduler.on_trial_add = on_trial_add
+        on_trial_add(controller, trial)
+
+    scheduler.on_trial_add = first
 
 
 def _name(trial: Any) -> str:
