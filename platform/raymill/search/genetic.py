@@ -17,7 +17,7 @@ from pydantic import Field
 from raymill.config import Spec
 from raymill.search.base import Observation, Searcher, key
 from raymill.search.pareto import best_first, front
-from raymill.search.space import Params, move_unit, reflect
+from raymill.search.space import Params, move_unit
 
 # D = unit coordinates, P = population
 
@@ -117,7 +117,7 @@ class GeneticSearcher(Searcher):
         mutate_D = rng.random(len(best_D)) < max(scale, 1 / len(best_D)) / 2
         for at, parameter in enumerate(self.space.coordinates):
             if parameter.ordered:
-                child_D[at] = reflect(float(child_D[at]))
+                child_D[at] = min(max(float(child_D[at]), 0.0), 1.0)  # optima on the border are common
             else:
                 child_D[at] = best_D[at] if inherit_D[at] else other_D[at]
                 if mutate_D[at]:
