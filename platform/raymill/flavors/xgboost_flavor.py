@@ -19,6 +19,7 @@ from raymill.evaluation import Task
 from raymill.features import Encoder, Features
 from raymill.flavors.base import Flavor, Predictor
 from raymill.flavors.options import EarlyStopping
+from raymill.flavors.ubjson import check_whole
 
 MODEL_FILE, BOOSTER = "model.ubj", "booster"
 OBJECTIVES: dict[Task, str] = {
@@ -82,8 +83,10 @@ class XGBoostFlavor(Flavor):
 
         booster = xgboost.Booster({"nthread": 1})
         try:
-            booster.load_model(directory / MODEL_FILE)
-        except (xgboost.core.XGBoostError, ValueError) as error:
+            data = (directory / MODEL_FILE).read_bytes()
+            check_whole(data)
+            booster.load_model(bytearray(data))
+        except (xgboost.core.XGBoostError, ValueError, OSError, Corrupt) as error:
             raise Corrupt(f"{directory / MODEL_FILE} is not an XGBoost model: {error}") from error
         return BoosterPredictor(booster, encoder)
 
