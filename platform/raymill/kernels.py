@@ -1,9 +1,9 @@
 """The loader's inner loops: compiled where Raymill was installed with a C compiler, else in numpy.
 
-Both give the same, to the bit. Columns become rows where a few megabytes of rows stay in the cache between
-two columns; where there are more, in two steps, so that memory is written in long runs: `stack` puts each
-column into blocks of rows, column after column, as it is decoded; `weave` then turns every block, small
-enough for a core's cache, into rows where it stands.
+Both give the same, to the bit. Columns of a few megabytes are best held until all are there, and become rows
+in one step, each written once. Where there are more, they become rows in two steps, so that memory is written in
+long runs: `stack` puts each column into blocks of rows, column after column, as it is decoded; `weave` then turns
+every block, small enough for a core's cache, into rows where it stands.
 
 The compiled module is `raymill_kernels`, beside this package and not in it: a job's upload carries the
 package to the nodes, whatever they run on, and each node has the compiled part from its own installation.
@@ -25,8 +25,8 @@ except ImportError:
         "`pip install` Raymill on this machine with a C compiler"
     )
 
-BLOCK_WORDS = 1 << 16  # 256 KiB: block and tile fit a core's second-level cache
-DIRECT_BYTES = 8 << 20  # stays in the last level: 20 ns a row of 28 against 38 by way of blocks
+BLOCK_WORDS = 1 << 15  # 128 KiB: block and tile fit a core's second-level cache
+DIRECT_BYTES = 8 << 20  # matrices this small are filled by all their columns at once, without blocks
 LINE_WORDS = 16
 MAX_COLUMNS = 64  # at once
 RANDOM_AT_ONCE = 1 << 16  # numbers of 8 bytes

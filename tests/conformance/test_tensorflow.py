@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from recipes import FLAVOR_RECIPES, TASKS, encoded, encoder, table
 
+from raymill.data import Loader, LoaderConfig, take_snapshot
 from raymill.errors import Corrupt
 from raymill.flavors import FLAVORS
 
@@ -41,6 +43,20 @@ def test_plain_tensorflow_answers_raw_columns_as_we_do(saved: Any) -> None:
     output = fitted.signature().outputs[0].name
     assert list(found) == [output]
     np.testing.assert_allclose(found[output].numpy(), ours, atol=1e-6)
+
+
+def test_the_loaders_batches_as_tensors_of_tensorflow(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    pq.write_table(table(), tmp_path / "part.parquet", row_group_size=5)
+    loader = Loader(take_snapshot(tmp_path), encoder("binary"), LoaderConfig(batch_rows=4))
+    for batch in loader.epoch(0):
+        tensors = batch.as_tensorflow()
+        assert (tensors.numeric.dtype, tensors.codes.dtype) == (tf.float32, tf.int32)
+        assert (len(tensors), tensors.step, tensors.global_rows) == (len(batch), batch.step, batch.global_rows)
+        np.testing.assert_array_equal(tensors.numeric, batch.features.numeric_NF)
+        np.testing.assert_array_equal(tensors.codes, batch.features.codes_NC)
+        np.testing.assert_array_equal(tensors.labels, batch.labels_N)
 
 
 def test_serving_default_has_the_names_and_shapes_of_the_signature(saved: Any) -> None:

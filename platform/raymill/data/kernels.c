@@ -10,12 +10,18 @@
 #include <string.h>
 
 #if defined(__GNUC__) || defined(__clang__)
-#define PREFETCH(address) __builtin_prefetch(address)
+#define PREFETCH(address) __builtin_prefetch(address, 0, 2) /* to the second level: the first holds too few */
 #else
 #define PREFETCH(address) ((void)(address))
 #endif
 
-enum { WORD = 4, LINE_WORDS = 16, AHEAD = 16, MAX_COLUMNS = 64 };
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLE __builtin_shufflevector
+#endif
+#endif
+
+enum { WORD = 4, LINE_WORDS = 16, AHEAD = 32, MAX_COLUMNS = 64 };
 
 typedef struct {
     Py_buffer view;
@@ -77,6 +83,41 @@ static PyObject *permute(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+#ifdef SHUFFLE
+typedef uint32_t Four __attribute__((vector_size(16)));
+
+static Four load(const uint32_t *from) {
+    Four four;
+    memcpy(&four, from, sizeof four);
+    return four;
+}
+
+/* Four words of each of four columns into four rows. */
+static void transpose(const uint32_t *const *from, Py_ssize_t first, uint32_t *out, Py_ssize_t stride) {
+    Four a = load(from[0] + first), b = load(from[1] + first), c = load(from[2] + first), d = load(from[3] + first);
+    Four ab = SHUFFLE(a, b, 0, 4, 1, 5), cd = SHUFFLE(c, d, 0, 4, 1, 5);
+    Four rows[4] = {SHUFFLE(ab, cd, 0, 1, 4, 5), SHUFFLE(ab, cd, 2, 3, 6, 7)};
+    ab = SHUFFLE(a, b, 2, 6, 3, 7), cd = SHUFFLE(c, d, 2, 6, 3, 7);
+    rows[2] = SHUFFLE(ab, cd, 0, 1, 4, 5), rows[3] = SHUFFLE(ab, cd, 2, 3, 6, 7);
+    for (int i = 0; i < 4; i++, out += stride) memcpy(out, &rows[i], sizeof rows[i]);
+}
+#endif
+
+/* Columns of single words into rows `stride` words apart, a cache line of every column at a time. */
+static void interleave(const uint32_t *const *from, Py_ssize_t columns, Py_ssize_t rows, uint32_t *out,
+                       Py_ssize_t stride) {
+    for (Py_ssize_t start = 0; start < rows; start += LINE_WORDS, out += LINE_WORDS * stride) {
+        Py_ssize_t count = rows - start < LINE_WORDS ? rows - start : LINE_WORDS, j = 0;
+#ifdef SHUFFLE
+        for (; count == LINE_WORDS && j + 4 <= columns; j += 4)
+            for (Py_ssize_t i = 0; i < LINE_WORDS; i += 4)
+                transpose(from + j, start + i, out + i * stride + j, stride);
+#endif
+        for (Py_ssize_t i = 0; i < count; i++)
+            for (Py_ssize_t k = j; k < columns; k++) out[i * stride + k] = from[k][start + i];
+    }
+}
+
 /* Columns side by side, row after row: as fast as memory where the rows stay in a cache meanwhile. */
 static void place_rows(const Matrix *columns, Py_ssize_t count, const Matrix *out, Py_ssize_t first) {
     uint32_t *row = (uint32_t *)out->view.buf + first;
@@ -86,11 +127,11 @@ static void place_rows(const Matrix *columns, Py_ssize_t count, const Matrix *ou
         from[j] = columns[j].view.buf;
         narrow &= columns[j].words == 1;
     }
+    if (narrow) {
+        interleave(from, count, out->rows, row, out->words);
+        return;
+    }
     for (Py_ssize_t i = 0; i < out->rows; i++, row += out->words) {
-        if (narrow) {
-            for (Py_ssize_t j = 0; j < count; j++) row[j] = from[j][i];
-            continue;
-        }
         uint32_t *to = row;
         for (Py_ssize_t j = 0; j < count; j++) {
             memcpy(to, from[j] + i * columns[j].words, (size_t)columns[j].words * WORD);
@@ -155,8 +196,12 @@ static PyObject *stack(PyObject *module, PyObject *args) {
 static void weave_block(const uint32_t *tile, uint32_t *out, Py_ssize_t rows, const int32_t *widths,
                         Py_ssize_t columns, Py_ssize_t words) {
     if (columns == words) {
-        for (Py_ssize_t i = 0; i < rows; i++)
-            for (Py_ssize_t j = 0; j < words; j++) *out++ = tile[j * rows + i];
+        const uint32_t *from[MAX_COLUMNS];
+        for (Py_ssize_t first = 0; first < words; first += MAX_COLUMNS) {
+            Py_ssize_t count = words - first < MAX_COLUMNS ? words - first : MAX_COLUMNS;
+            for (Py_ssize_t j = 0; j < count; j++) from[j] = tile + (first + j) * rows;
+            interleave(from, count, rows, out + first, words);
+        }
         return;
     }
     for (Py_ssize_t i = 0; i < rows; i++) {

@@ -54,6 +54,8 @@ class Deal:
 
     def lane_rows(self, step: int) -> np.ndarray:
         """Return int64 [L]: rows each lane gives at `step`; full except at the end of the epoch."""
+        if (step + 1) * self.lane_batch_rows <= self.rows // self.lanes:
+            return np.full(self.lanes, self.lane_batch_rows, np.int64)
         edges = self.rows * np.arange(self.lanes + 1, dtype=np.int64) // self.lanes
         rows_L: np.ndarray = np.clip(np.diff(edges) - step * self.lane_batch_rows, 0, self.lane_batch_rows)
         return rows_L
