@@ -1,9 +1,11 @@
 """A steady-state genetic algorithm over mixed and conditional spaces.
 
 Every result enters the population at once and the worst leaves it (elitism), so parallel workers never
-wait for a generation. Parents are chosen by rank; ordered parameters recombine by a blend that leans
-towards the better parent, unordered ones are inherited from either; mutation is normal with a step size
-that follows its success. Several objectives are ranked by fronts and crowding (NSGA-II, Deb et al. 2002).
+wait for a generation. A child lies on the line through two survivors chosen by rank, between them or
+beyond, or at the rank-weighted mean of the best (intermediate recombination, Beyer and Schwefel 2002);
+coordinates of few values are inherited one by one. Mutation is normal, its size follows its success, its
+shape the steps that helped (rank-one update, Hansen and Ostermeier 2001) and the survivors' scatter.
+Several objectives are ranked by fronts and crowding (NSGA-II, Deb et al. 2002).
 """
 
 from __future__ import annotations
@@ -23,15 +25,24 @@ from raymill.search.space import Params, move_unit
 
 _ATTEMPTS = 50
 _TARGET_SUCCESS = 0.2
+_FEW = 20
+"""Coordinates of at most so many values are inherited and moved value by value."""
+_INHERIT, _MOVE, _ONLY_FEW = 0.5, 0.1, 0.3
+"""Chance that such a coordinate comes from another survivor, that it moves, that nothing else does."""
+_MEAN, _MEAN_OF, _BLEND = 0.5, 3, 0.4
+_SCATTERED = 0.5
+"""Share of mutations that lean to the survivors' scatter."""
+_PATH = 0.5
+"""Weight of the newest helpful step in the path of such steps."""
 
 
 class GeneticOptions(Spec):
     """Options of `genetic`."""
 
     population: int | None = Field(default=None, ge=2)
-    """Survivors; default: 6 for one objective, 20 for several."""
+    """Survivors; default: 5 for one objective, 20 for several."""
     start: int | None = Field(default=None, ge=2)
-    """Random individuals before the first child; default: 4 + the number of parameters, at most 16."""
+    """Individuals before the first child, the middle of the space and random ones; default: 7 or 20."""
     mutation: float = Field(default=0.2, gt=0, le=1)
     """Standard deviation of the first mutations, in unit coordinates."""
 
@@ -42,6 +53,14 @@ class _Individual:
     values: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class _Bred:
+    """How things stood when a child was bred."""
+
+    best: _Individual
+    scale: float
+
+
 class GeneticSearcher(Searcher):
     """Breeds one child a suggestion from the survivors of all that was observed."""
 
@@ -50,18 +69,26 @@ class GeneticSearcher(Searcher):
     multi_objective = True
 
     def prepare(self) -> None:
-        several = self.objectives > 1
-        self._size = self.options.population or (20 if several else 6)
-        self._start = self.options.start or (20 if several else min(4 + self.space.dimension, 16))
+        several, dimension = self.objectives > 1, self.space.dimension
+        self._size = self.options.population or (20 if several else 5)
+        self._start = self.options.start or (20 if several else 7)
+        self._mean = 0.0 if several else _MEAN  # the middle of a front need not be good
+        self._few_D = np.array([0 < (each.levels or 0) <= _FEW for each in self.space.coordinates])
+        self._few_D |= np.array([not each.ordered for each in self.space.coordinates])
         self._population: list[_Individual] = []
-        self._parents: dict[int, tuple[float, ...]] = {}
+        self._bred: dict[int, _Bred] = {}
         self._tried: set[str] = set()
         self._scale, self._success = self.options.mutation, _TARGET_SUCCESS
+        self._path_D, self._covariance_DD = np.zeros(dimension), np.eye(dimension)
+        self._shape_DD = np.eye(dimension)
 
     def suggest(self, number: int) -> Params:
         rng = self.rng(number)
-        seen = len(self.observations) + len(self.pending)
-        if len(self._population) < 2 or seen < self._start:
+        if number == self.first and not self._population:
+            middle = self.space.decode(np.full(self.space.dimension, 0.5))
+            if self.space.feasible(middle) and key(middle) not in self._tried:
+                return middle
+        if not self._breeds(len(self.observations) + len(self.pending)):
             return self.space.sample(rng)
         for attempt in range(_ATTEMPTS):
             child = self.space.decode(self._child(rng, 1 + attempt / 10))
@@ -71,55 +98,103 @@ class GeneticSearcher(Searcher):
 
     def accept(self, number: int, params: Params) -> None:
         self._tried.add(key(params))
-        if self._population and len(self.observations) >= self._start:
-            self._parents[number] = self._population[0].values
+        if self._breeds(len(self.observations) + len(self.pending) - 1):
+            self._bred[number] = _Bred(self._population[0], self._scale)
+
+    def _breeds(self, asked: int) -> bool:
+        return len(self._population) >= 2 and asked >= self._start
 
     def observe(self, observation: Observation) -> None:
         self._tried.add(key(observation.params))
-        before = None if observation.number is None else self._parents.pop(observation.number, None)
-        if before is not None:
-            self._adapt(observation.values, before)
-        if observation.values is None:
-            return
         unit_D = self.space.encode(observation.params)
         fill_D = self._population[0].unit_D if self._population else np.full(len(unit_D), 0.5)
-        individual = _Individual(np.where(np.isnan(unit_D), fill_D, unit_D), observation.values)
-        everyone = [*self._population, individual]
-        order = best_first(np.array([one.values for one in everyone]))
-        self._population = [everyone[at] for at in order[: self._size]]
+        unit_D = np.where(np.isnan(unit_D), fill_D, unit_D)
+        bred = None if observation.number is None else self._bred.pop(observation.number, None)
+        if bred is not None:
+            self._adapt(bred, unit_D, observation.values)
+        if observation.values is not None:
+            everyone = [*self._population, _Individual(unit_D, observation.values)]
+            order = best_first(np.array([one.values for one in everyone]))
+            self._population = [everyone[at] for at in order[: self._size]]
 
-    def _adapt(self, values: tuple[float, ...] | None, before: tuple[float, ...]) -> None:
-        """Mutate further while children beat the best, and less while they do not."""
+    def _adapt(self, bred: _Bred, unit_D: np.ndarray, values: tuple[float, ...] | None) -> None:
+        """Mutate further while children beat the best, less while they do not, and along what helped."""
         if values is None:
             succeeded = False
         elif self.objectives == 1:
-            succeeded = values < min(before, self._population[0].values)
+            succeeded = values < min(bred.best.values, self._population[0].values)
         else:
             everyone = np.array([*(one.values for one in self._population), values])
             succeeded = bool(front(everyone)[-1])
+        dimension = self.space.dimension
         self._success += (succeeded - self._success) / 12
-        damping = 1 + self.space.dimension / 2
-        change = (self._success - _TARGET_SUCCESS) / (1 - _TARGET_SUCCESS) / damping
+        change = (self._success - _TARGET_SUCCESS) / (1 - _TARGET_SUCCESS) / (1 + dimension / 2)
         self._scale = min(max(self._scale * math.exp(change), 1e-7), 0.5)
+        step_D = np.where(self._few_D, 0.0, unit_D - bred.best.unit_D) / bred.scale
+        length = float(np.linalg.norm(step_D))
+        if succeeded and length > 0 and self.objectives == 1:
+            self._shape(step_D * min(1.0, 2 * math.sqrt(dimension) / length))
+
+    def _shape(self, step_D: np.ndarray) -> None:
+        """Make mutations along a step that helped, and the path of those before it, more likely."""
+        self._path_D = (1 - _PATH) * self._path_D + math.sqrt(_PATH * (2 - _PATH)) * step_D
+        rate = 4 / (len(step_D) ** 2 + 6)
+        outer_DD = np.outer(self._path_D, self._path_D)
+        self._covariance_DD = (1 - rate) * self._covariance_DD + rate * outer_DD
+        variance_D, axes_DD = np.linalg.eigh(self._covariance_DD)
+        self._shape_DD = (axes_DD * np.sqrt(np.maximum(variance_D, 1e-10))) @ axes_DD.T
 
     def _child(self, rng: np.random.Generator, wider: float) -> np.ndarray:
-        """Return unit coordinates [D] of a child of two survivors."""
-        count = len(self._population)
-        first, second = sorted(int(count * rng.random() ** 3) for _ in range(2))
+        """Return unit coordinates [D] of a child of survivors."""
+        first, second = sorted((self._by_rank(rng), self._by_rank(rng)))
         if first == second:
-            second = int(rng.integers(count))
+            second = int(rng.integers(len(self._population)))
         best_D, other_D = self._population[first].unit_D, self._population[second].unit_D
-        scale = self._scale * wider
-        blend = rng.normal(0.0, 0.3)
-        steps_D = blend * (best_D - other_D) + scale * rng.normal(size=len(best_D))
-        child_D = best_D + steps_D
-        inherit_D = rng.random(len(best_D)) < 0.7
-        mutate_D = rng.random(len(best_D)) < max(scale, 1 / len(best_D)) / 2
-        for at, parameter in enumerate(self.space.coordinates):
-            if parameter.ordered:
-                child_D[at] = min(max(float(child_D[at]), 0.0), 1.0)  # optima on the border are common
-            else:
-                child_D[at] = best_D[at] if inherit_D[at] else other_D[at]
-                if mutate_D[at]:
-                    child_D[at] = move_unit(parameter, float(child_D[at]), rng, scale)
+        scale, mutation_D = self._scale * wider, self._mutation(rng)
+        if rng.random() < self._mean:
+            middle_D = self._middle()
+        else:
+            middle_D = best_D + rng.normal(0.0, _BLEND) * (best_D - other_D)
+        child_D = np.clip(middle_D + scale * mutation_D, 0.0, 1.0)  # optima on the border are common
+        if self._few_D.any():
+            if rng.random() < _ONLY_FEW:
+                child_D = best_D.copy()
+            for at in np.flatnonzero(self._few_D):
+                other_D = self._population[self._by_rank(rng)].unit_D
+                start = float(other_D[at] if rng.random() < _INHERIT else best_D[at])
+                child_D[at] = self._near(int(at), start, rng, scale, _MOVE * wider)
         return np.asarray(child_D)
+
+    def _by_rank(self, rng: np.random.Generator) -> int:
+        return int(len(self._population) * rng.random() ** 3)
+
+    def _middle(self) -> np.ndarray:
+        best_PD = np.array([one.unit_D for one in self._population[:_MEAN_OF]])
+        weight_P = np.arange(1, len(best_PD) + 1) ** -1.5
+        return np.asarray(weight_P @ best_PD / weight_P.sum())
+
+    def _mutation(self, rng: np.random.Generator) -> np.ndarray:
+        """Return a step [D] of about unit variance a coordinate."""
+        step_D = self._shape_DD @ rng.normal(size=self.space.dimension)
+        if rng.random() < _SCATTERED:
+            units_PD = np.array([one.unit_D for one in self._population])
+            along_D = rng.normal(size=len(units_PD)) @ (units_PD - units_PD[0])
+            length = float(np.linalg.norm(along_D))
+            if length > 1e-12:
+                along_D *= math.sqrt(len(along_D)) * abs(rng.normal()) / length
+                step_D = (step_D + along_D) / math.sqrt(2)
+        return np.asarray(step_D)
+
+    def _near(self, at: int, unit: float, rng: np.random.Generator, scale: float, chance: float) -> float:
+        """Return the coordinate of a value at or near `unit`, of a parameter of few values."""
+        parameter = self.space.coordinates[at]
+        moves = rng.random() < chance
+        if not parameter.ordered:
+            return move_unit(parameter, unit, rng, scale) if moves else unit
+        levels = parameter.levels or 1
+        steps = round(scale * float(rng.normal()) * levels)
+        if not steps and moves:
+            steps = 1 if rng.random() < 0.5 else -1
+        if not 0 <= unit + steps / levels <= 1:
+            steps = -steps
+        return min(max(unit + steps / levels, 0.0), 1.0)
