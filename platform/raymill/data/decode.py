@@ -21,7 +21,7 @@ FOOTERS_KEPT = 64  # parsed; a shuffled epoch soon comes back to a file
 # Decoded bytes of columns read at a time. Arrow takes five times that while it decodes them; three columns at
 # once decode as fast as ten.
 LOCAL_SLICE_BYTES = 3 << 18
-PLACED_BYTES = 1 << 20  # put into blocks at once, of row groups too large to hold all their columns
+PLACED_VALUES = 200_000  # put into blocks at once, of row groups too large to hold all their columns
 REMOTE_SLICE_BYTES = 16 << 20  # where every read waits for the network
 
 # N = rows
@@ -154,14 +154,16 @@ def _rows_of(table: pa.Table, rows: slice | np.ndarray) -> pa.Table:
     return table.slice(rows.start, rows.stop - rows.start)
 
 
-def _joined(tables: Iterable[pa.Table], limit_bytes: int) -> Iterator[pa.Table]:
-    """Yield the tables side by side, as soon as some have that many bytes; nothing is copied."""
+def _joined(tables: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table]:
+    """Yield the tables side by side, as soon as some have `limit` values; nothing is copied."""
     held: list[pa.Table] = []
+    values = 0
     for table in tables:
         held.append(table)
-        if sum(one.nbytes for one in held) >= limit_bytes:
+        values += table.num_columns * table.num_rows
+        if limit is not None and values >= limit:
             yield _side_by_side(held)
-            held = []
+            held, values = [], 0
     if held:
         yield _side_by_side(held)
 
@@ -208,8 +210,8 @@ class Decoder:
         """Fill the buffers with rows [start, stop) of row group `group`. Raises DataError, file named."""
         rows = self._reader.selection(group, start, stop, pick_N)
         slices = self._slices(self._snapshot.stored_rows(group))
-        is_small = (stop - start) * self.row_bytes <= DIRECT_BYTES
-        for table in _joined(self._reader.slices(group, slices, rows), DIRECT_BYTES if is_small else PLACED_BYTES):
+        limit = None if (stop - start) * self.row_bytes <= DIRECT_BYTES else PLACED_VALUES
+        for table in _joined(self._reader.slices(group, slices, rows), limit):
             try:
                 self.encoder.encode_into(table, features)
                 if self.encoder.target in table.schema.names:
