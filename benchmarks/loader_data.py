@@ -66,6 +66,16 @@ def read(
     return sum(len(batch.as_torch().labels) for batch in loader.epoch(epoch))
 
 
+def read_epochs(snapshot: Snapshot, encoder: Encoder, epochs: int) -> int:
+    """Return the rows of as many epochs, one after the other as training reads them."""
+    loader = Loader(snapshot, encoder, config_of())
+    return sum(
+        len(batch.as_torch().labels)
+        for epoch in range(epochs)
+        for batch in loader.epoch(epoch, then=epoch + 1 if epoch + 1 < epochs else None)
+    )
+
+
 def groups_of(snapshot: Snapshot, encoder: Encoder, fraction: float) -> list[int]:
     """Return the row groups that a sample reads."""
     loader = Loader(snapshot, encoder, config_of(fraction=fraction))
