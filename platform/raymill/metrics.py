@@ -22,5 +22,6 @@ TRAIN_PACE = Metric("raymill_train_rows_per_second", "gauge", "Rows a second of 
 TRAIN_LOSS = Metric("raymill_train_loss", "gauge", "Mean loss over the last second of training.", RUN)
 TRAIN_EPOCH = Metric("raymill_train_epoch", "gauge", "Epoch that a training run is in, from 1.", RUN)
 TRAIN_WORKERS = Metric("raymill_train_workers", "gauge", "Workers that a training run has now.", RUN)
+TRAIN_WAIT = Metric("raymill_train_wait_ms", "gauge", "Milliseconds that a step waits for its batch.", RUN)
 
-METRICS = (TRAIN_ROWS, TRAIN_PACE, TRAIN_LOSS, TRAIN_EPOCH, TRAIN_WORKERS)
+METRICS = (TRAIN_ROWS, TRAIN_PACE, TRAIN_LOSS, TRAIN_EPOCH, TRAIN_WORKERS, TRAIN_WAIT)

@@ -33,7 +33,8 @@ class RunLog:
         with self._lock:
             self._history.add(point)
             scalars = {"train/loss": point.loss, "train/rows_per_second": point.rows_per_second}
-            self._events.add(point.rows, {**scalars, "train/workers": float(point.workers)})
+            scalars |= {"train/workers": float(point.workers), "train/wait_ms": point.wait_ms}
+            self._events.add(point.rows, scalars)
         for listener in self._listeners:
             listener(point, new_rows)
 

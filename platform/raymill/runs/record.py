@@ -70,6 +70,8 @@ class Point(Spec):
     loss: float
     rows_per_second: float
     workers: int
+    wait_ms: float = 0.0
+    """Milliseconds that a step waited for its batch lately, on the worker that waited longest."""
 
 
 class History(Spec):

@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -191,11 +191,11 @@ class TrainingLoop:
         pulse = Pulse(self.group.gather)
         watch = functools.partial(self._watch, progress)
         then = self.epoch + 1 if self.epoch + 1 < self.epochs else None
-        for batch in self.loader.epoch(self.epoch, from_step=self.step, then=then):
+        for batch, waited_s in self._batches(then):
             loss_sum = self._step(batch)
             self.step = batch.step + 1
             self.rows_seen += batch.global_rows
-            leaving = watch(pulse.step(batch.global_rows, loss_sum, self.group.must_leave))
+            leaving = watch(pulse.step(batch.global_rows, loss_sum, waited_s, self.group.must_leave))
             if leaving or (every and self.step % every == 0 and self.step < steps):
                 self._save({"step": float(self.step)}, wait=leaving)
             if leaving:
@@ -215,6 +215,16 @@ class TrainingLoop:
         if leaving:
             self.group.leave()
 
+    def _batches(self, then: int | None) -> Iterator[tuple[Batch, float]]:
+        """Yield the rest of the epoch's batches, each with the seconds it was waited for."""
+        batches = self.loader.epoch(self.epoch, from_step=self.step, then=then)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch, time.perf_counter() - started
+
     def _watch(self, progress: Progress | None, beat: Beat | None) -> bool:
         """Tell how it goes, from rank 0 at a beat; return whether a rank must leave."""
         if beat is None:
@@ -224,7 +234,7 @@ class TrainingLoop:
             point = Point(
                 rows=self.rows_seen, seconds=time.monotonic() - self._started, epoch=self.epoch + 1,
                 step=self.step, loss=beat.loss, rows_per_second=beat.rows / max(beat.seconds, 1e-9),
-                workers=self.group.size,
+                workers=self.group.size, wait_ms=1000 * beat.wait_s,
             )  # fmt: skip
             self.group.tell(point, beat.rows)
         return beat.leaving

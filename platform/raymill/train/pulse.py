@@ -26,6 +26,8 @@ class Beat:
     seconds: float
     leaving: bool
     """Whether some rank has been told to end."""
+    wait_s: float
+    """Mean seconds that a step waited for its batch, on the rank that waited longest."""
 
 
 class Pulse:
@@ -35,21 +37,25 @@ class Pulse:
         self, gather: Callable[[Any], list[Any]], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._gather, self._clock = gather, clock
-        self._interval, self._steps, self._loss = 1, 0, 0.0
+        self._interval, self._steps, self._loss, self._waited_s = 1, 0, 0.0, 0.0
         self._last = clock()
         self.rows = 0
         """Rows since the last beat."""
 
-    def step(self, global_rows: int, loss_sum: float, must_leave: Callable[[], bool]) -> Beat | None:
+    def step(
+        self, global_rows: int, loss_sum: float, waited_s: float, must_leave: Callable[[], bool]
+    ) -> Beat | None:
         """Count one step; return a beat where it is due, on all ranks at the same step.
 
         Args:
             loss_sum: Summed loss of this rank's rows.
+            waited_s: Seconds for which this rank had no batch to go on with.
             must_leave: Asked at a beat only, as often on every rank.
         """
         self._steps += 1
         self.rows += global_rows
         self._loss += loss_sum
+        self._waited_s += waited_s
         if self._steps < self._interval:
             return None
         return self.beat(must_leave)
@@ -57,13 +63,14 @@ class Pulse:
     def beat(self, must_leave: Callable[[], bool]) -> Beat:
         """Gather now; to be called by all ranks, such as at the end of an epoch."""
         now = self._clock()
-        told = self._gather((self._loss, now - self._last, must_leave()))
-        seconds = max(took for _, took, _ in told)
+        told = self._gather((self._loss, now - self._last, must_leave(), self._waited_s))
+        seconds = max(took for _, took, *_ in told)
         beat = Beat(
-            rows=self.rows, loss=sum(loss for loss, _, _ in told) / max(self.rows, 1), seconds=seconds,
-            leaving=any(leaving for *_, leaving in told),
+            rows=self.rows, loss=sum(loss for loss, *_ in told) / max(self.rows, 1), seconds=seconds,
+            leaving=any(leaving for _, _, leaving, _ in told),
+            wait_s=max(waited for *_, waited in told) / max(self._steps, 1),
         )  # fmt: skip
         pace = int(self._steps * BEAT_S / max(seconds, 1e-6))
         self._interval = max(min(pace, self._steps * GROWTH), 1)
-        self._steps, self.rows, self._loss, self._last = 0, 0, 0.0, now
+        self._steps, self.rows, self._loss, self._waited_s, self._last = 0, 0, 0.0, 0.0, now
         return beat

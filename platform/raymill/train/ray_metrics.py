@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from raymill.metrics import TRAIN_EPOCH, TRAIN_LOSS, TRAIN_PACE, TRAIN_ROWS, TRAIN_WORKERS
+from raymill.metrics import (
+    METRICS,
+    TRAIN_EPOCH,
+    TRAIN_LOSS,
+    TRAIN_PACE,
+    TRAIN_ROWS,
+    TRAIN_WAIT,
+    TRAIN_WORKERS,
+)
 from raymill.runs import Point
 
 
@@ -16,7 +24,7 @@ class RayMetrics:
 
         kinds = {"counter": Counter, "gauge": Gauge}
         self._metrics: dict[str, Any] = {}
-        for metric in (TRAIN_ROWS, TRAIN_PACE, TRAIN_LOSS, TRAIN_EPOCH, TRAIN_WORKERS):
+        for metric in METRICS:
             made: Any = kinds[metric.kind](metric.name, description=metric.help, tag_keys=metric.labels)
             made.set_default_tags({"run": run, "model": model})
             self._metrics[metric.name] = made
@@ -26,6 +34,6 @@ class RayMetrics:
             self._metrics[TRAIN_ROWS.name].inc(new_rows)
         for metric, value in (
             (TRAIN_PACE, point.rows_per_second), (TRAIN_LOSS, point.loss),
-            (TRAIN_EPOCH, point.epoch), (TRAIN_WORKERS, point.workers),
+            (TRAIN_EPOCH, point.epoch), (TRAIN_WORKERS, point.workers), (TRAIN_WAIT, point.wait_ms),
         ):  # fmt: skip
             self._metrics[metric.name].set(float(value))

@@ -82,7 +82,7 @@ def fit(job: TrainJob) -> Outcome:
         verbose_eval=False,
         xgb_model=start,
         additional_results=told,
-        callbacks=[Watch(config, job.snapshots["validation"], encoder, rows.plan.rows, before)],
+        callbacks=[Watch(job, rows.plan.rows, before)],
         ray_params=RayParams(
             num_actors=min(_actors(spec), rows.groups),
             cpus_per_actor=max(1, int(spec.cpus_per_worker)),

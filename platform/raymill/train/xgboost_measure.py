@@ -22,6 +22,9 @@ from raymill.features import Encoder
 from raymill.flavors.options import Best
 from raymill.flavors.xgboost_flavor import XGBoostConfig, feature_names, feature_types
 from raymill.progress import INTERVAL_S
+from raymill.runs import Point, RunLog, Runs
+from raymill.train.base import TrainJob
+from raymill.train.ray_metrics import RayMetrics
 from raymill.train.xgboost_rows import PlannedRows
 
 Entry = dict[str, float]
@@ -30,22 +33,23 @@ Entry = dict[str, float]
 class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
     """In every actor: measures now and then and at the end, ends boosting early, tells of progress."""
 
-    def __init__(
-        self, config: XGBoostConfig, validation: Snapshot, encoder: Encoder, rows: int, before: int
-    ) -> None:
+    def __init__(self, job: TrainJob, rows: int, before: int) -> None:
         """
         Args:
             rows: Read each round, over all actors.
             before: Rounds of the model that is continued.
         """
         super().__init__()
+        config: XGBoostConfig = job.spec.flavor_config()
+        encoder = job.encoder
         self._config, self._rows, self._encoder = config, rows, encoder
         self._before, self._rounds = before, before + config.rounds
-        self._validation = validation
+        self._validation = job.snapshots["validation"]
+        self._names = (job.run, job.spec.model, job.spec.runs)
+        self._log: RunLog | None = None
         self._best = Best(config.early_stopping, encoder.task) if config.early_stopping else None
 
     def before_training(self, model: Any) -> Any:
-        self._started = self._last = time.monotonic()
         rank, world = collective.get_rank(), collective.get_world_size()
         places = range(rank, np.count_nonzero(self._validation.group_rows_G), world)
         self._mine, labels_N = _load(self._validation, self._encoder, places)
@@ -55,6 +59,15 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         first = int(counts_W[:rank].sum())
         self._share, self._total = slice(first, first + len(labels_N)), int(counts_W.sum())
         self._labels_N = self._gather(labels_N)
+        if rank == 0:
+            run, name, runs = self._names
+            self._log = RunLog(Runs(runs), run, listeners=[RayMetrics(run, name)])
+        self._started = self._last = self._told = time.monotonic()
+        return model
+
+    def after_training(self, model: Any) -> Any:
+        if self._log:
+            self._log.close()
         return model
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
@@ -71,8 +84,8 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
                 over = self._best.is_over
             if get_actor_rank() == 0:
                 put_queue({"round": float(done)} | losses)
-        if get_actor_rank() == 0:
-            self._tell(done, losses, last=over or done == rounds)
+        if self._log:
+            self._tell(self._log, done, losses, last=over or done == rounds)
         return over
 
     def _none(self) -> np.ndarray:
@@ -85,17 +98,29 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         whole_N[self._share] = mine_N
         return _sum(whole_N)
 
-    def _tell(self, done: int, losses: Entry, *, last: bool) -> None:
+    def _tell(self, log: RunLog, done: int, losses: Entry, *, last: bool) -> None:
+        """Add a round to the run's curve and, now and then, a line to the job's log."""
         now = time.monotonic()
+        seconds, boosted = max(now - self._started, 1e-9), done - self._before
+        loss = next(value for name, value in losses.items() if name.startswith("train_"))
+        log.point(
+            Point(
+                rows=boosted * self._rows, seconds=seconds, epoch=done, step=done, loss=loss,
+                rows_per_second=self._rows / max(now - self._told, 1e-9),
+                workers=collective.get_world_size(),
+            ),
+            self._rows,
+        )  # fmt: skip
+        self._told = now
+        if any(name.startswith("validation_") for name in losses):
+            log.epoch(boosted * self._rows, {"round": float(done)} | losses)
         if not last and now - self._last < INTERVAL_S:
             return
         self._last = now
-        seconds = max(now - self._started, 1e-9)
-        rounds, boosted = self._rounds, done - self._before
-        ending = "done" if last else f"{(rounds - done) * seconds / boosted:.0f} s left"
+        ending = "done" if last else f"{(self._rounds - done) * seconds / boosted:.0f} s left"
         shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
         print(
-            f"round {done}/{rounds}, {boosted * self._rows / seconds:,.0f} rows/s, {shown}, {ending}",
+            f"round {done}/{self._rounds}, {boosted * self._rows / seconds:,.0f} rows/s, {shown}, {ending}",
             flush=True,
         )
 
