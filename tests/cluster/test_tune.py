@@ -32,8 +32,8 @@ SPACE = (
 DEPTHS = f"{{parameters: {{{DEPTH}: {{type: int, low: 3, high: 10}}}}}}"
 
 
-def training(model: str, rounds: int) -> str:
-    return f"{{flavor: xgboost, model: {model}, workers: 1, {ROUNDS}: {rounds}}}"
+def training(model: str, rounds: int, workers: int = 1) -> str:
+    return f"{{flavor: xgboost, model: {model}, workers: {workers}, {ROUNDS}: {rounds}}}"
 
 
 def settings(**values: str) -> list[str]:
@@ -80,23 +80,25 @@ def test_a_staged_study_ends_in_a_published_model_though_trials_fail(
     assert (again["published"]["version"], again["published"]["published"]) == (published["version"], False)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_trial_that_falls_behind_is_stopped_early(
-    joined: Cluster, flights: Path, monkeypatch: pytest.MonkeyPatch
+    joined: Cluster, flights: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
+    study = f"asha-{workers}"
     monkeypatch.chdir(ROOT)
-    rates = f"{{{RATE}: [0.1, 0.0001]}}"
+    rates = f"{{{RATE}: [0.1, 0.0001, 0.0002]}}"
     changes = settings(
-        study="asha", search__concurrency="1", retrain="false", train__set=training("none", rounds=20),
+        study=study, search__concurrency="1", retrain="false", train__set=training("none", 20, workers),
         space=f"{{parameters: {{{RATE}: {{type: float, low: 0.0001, high: 0.3}}}}}}",
         search__stages=f"[{{searcher: grid, options: {{values: {rates}}}}}]",
         search__scheduler="{name: asha, options: {grace_period: 4, reduction_factor: 2}, every_rounds: 4}",
     )  # fmt: skip
     result = tune(load(TuneSpec, ROOT / TUNE[2], [part for part in changes if part != "--set"]))
-    assert result["trials"] == {"complete": 1, "stopped": 1, "failed": 0, "running": 0}
-    first, last = read(joined, "asha").trials
+    assert result["trials"] == {"complete": 1, "stopped": 2, "failed": 0, "running": 0}
+    first, *others = read(joined, study).trials
     assert [step for step, _ in first.reports] == [4, 8, 12, 16, 20]
-    assert last.status == "stopped"
-    assert last.metrics["round"] < 20
+    assert [trial.status for trial in others] == ["stopped"] * 2
+    assert all(trial.metrics["round"] < 20 for trial in others)
 
 
 def test_a_killed_driver_is_gone_on_with_no_trial_lost_or_run_twice(cluster: Cluster, flights: Path) -> None:

@@ -65,8 +65,6 @@ class Flavor(ABC):
     """"module:function" that trains data-parallel with this framework's own collectives."""
     workers_in_trial: ClassVar[bool] = False
     """Whether that trainer places its workers with the trial that starts them, and nowhere else."""
-    reports: ClassVar[bool] = True
-    """Whether workers of that trainer tell Tune of each measurement, so that a trial can be stopped early."""
     local: ClassVar[str | None] = None
     """"module:function" that trains in the calling process; None where the framework has no such trainer."""
     duration: ClassVar[str] = "epochs"

@@ -64,7 +64,6 @@ class XGBoostFlavor(Flavor):
     Config = XGBoostConfig
     collective = "raymill.train.xgboost_ddp:fit"
     workers_in_trial = True  # as xgboost-ray does wherever there is a placement group
-    reports = False
     local = "raymill.train.xgboost_local:fit"
     duration = "rounds"
     mutable = (

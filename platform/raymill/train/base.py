@@ -19,9 +19,9 @@ from raymill.train.spec import TrainSpec
 class Trial:
     """What a run does differently inside a study."""
 
-    report: Callable[[dict[str, float], Callable[[Path], None]], None]
-    """Called by strategy `local` with each measurement and a writer of the state that was measured; may
-    end the run by raising. Workers on Ray report to Tune themselves."""
+    report: Callable[[dict[str, float], Callable[[Path], None] | None], None]
+    """Called with each measurement and, by strategy `local`, a writer of the state that was measured; may
+    end the run by raising. Ray Train's workers report to Tune themselves."""
     every_rounds: int = 1
     """Boosting rounds between measurements; epochs are measured each."""
     resume: Path | None = None

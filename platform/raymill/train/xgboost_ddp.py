@@ -6,6 +6,7 @@ encoded by the encoder that serving uses, so that a dataset of one big file trai
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from raymill.flavors.options import best_round
 from raymill.flavors.xgboost_flavor import XGBoostConfig, booster_of, feature_names, feature_types
 from raymill.train.base import Outcome, TrainJob
 from raymill.train.spec import TrainSpec
-from raymill.train.xgboost_measure import Watch
+from raymill.train.xgboost_measure import Watch, heard_by
 from raymill.train.xgboost_rows import PlannedRows
 
 LABEL, WEIGHT = "__label__", "__weight__"
@@ -74,7 +75,8 @@ def fit(job: TrainJob) -> Outcome:
     data.loader.data_source = RowGroupSource
     warnings.filterwarnings("ignore", message=".*num_actors.*smaller than 2")  # what `workers: 1` asks for
     told: dict[str, Any] = {}
-    booster = xgboost_ray_train(
+    booster = _boost(
+        job,
         config.parameters(encoder, spec.seed),
         data,
         num_boost_round=config.rounds,
@@ -99,6 +101,20 @@ def fit(job: TrainJob) -> Outcome:
         history=history,
         visits_G=rows.visits_G(trained),
     )
+
+
+def _boost(job: TrainJob, *arguments: Any, **named: Any) -> Any:
+    """Run xgboost-ray; where this is a trial, its measurements are reported, and may end it."""
+    if job.trial is None:
+        return xgboost_ray_train(*arguments, **named)
+    trial = job.trial
+    with heard_by(lambda entry: trial.report(entry, None)):
+        try:
+            return xgboost_ray_train(*arguments, **named)
+        except SystemExit as stop:  # how Tune ends a trial; frames held by the error would hold the actors
+            code = stop.code
+    gc.collect()
+    raise SystemExit(code)
 
 
 def _history(told: dict[str, Any]) -> list[dict[str, float]]:

@@ -8,7 +8,9 @@ XGBoost keeps up to date tree by tree; all shares are put together by one all-re
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,34 @@ from raymill.train.xgboost_rows import PlannedRows
 
 Entry = dict[str, float]
 
+_listener: Callable[[Entry], None] | None = None
+"""Hears the measurements of the actors that this process waits for."""
+
+
+@contextmanager
+def heard_by(report: Callable[[Entry], None]) -> Iterator[None]:
+    """Have `report` hear what the actors measure while this block waits for them, every round once."""
+    global _listener
+    last = -1.0
+
+    def hear(entry: Entry) -> None:
+        nonlocal last
+        if entry["round"] > last:  # actors that came back boost some rounds again
+            last = entry["round"]
+            report(entry)
+
+    _listener = hear
+    try:
+        yield
+    finally:
+        _listener = None
+
+
+def pass_on(entry: Entry) -> None:
+    """Called by xgboost-ray, in the process that waits for the actors, with what one of them measured."""
+    if _listener:
+        _listener(entry)
+
 
 class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
     """In every actor: measures now and then and at the end, ends boosting early, tells of progress."""
@@ -42,6 +72,9 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         super().__init__()
         config: XGBoostConfig = job.spec.flavor_config()
         encoder = job.encoder
+        seldom = job.trial and not config.early_stopping  # which looks at every measurement
+        self._every = job.trial.every_rounds if job.trial and seldom else config.measure_every
+        self._reports = job.trial is not None
         self._config, self._rows, self._encoder = config, rows, encoder
         self._before, self._rounds = before, before + config.rounds
         self._validation = job.snapshots["validation"]
@@ -74,7 +107,7 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         done, rounds = model.num_boosted_rounds(), self._rounds
         losses = {f"train_{name}": float(values[-1]) for name, values in evals_log["train"].items()}
         over = False
-        if done % self._config.measure_every == 0 or done == rounds:
+        if done % self._every == 0 or done == rounds:
             scores = model.predict(self._mine) if self._mine.num_row() else self._none()
             found = evaluate(self._encoder.task, self._gather(scores), self._labels_N)
             measured = {f"validation_{name}": value for name, value in found.items()}
@@ -83,7 +116,10 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
                 self._best.take(losses)
                 over = self._best.is_over
             if get_actor_rank() == 0:
-                put_queue({"round": float(done)} | losses)
+                entry = {"round": float(done)} | losses
+                put_queue(entry)
+                if self._reports:
+                    put_queue(partial(pass_on, entry))
         if self._log:
             self._tell(self._log, done, losses, last=over or done == rounds)
         return over

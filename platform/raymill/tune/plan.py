@@ -191,11 +191,6 @@ def _check_scheduler(spec: TuneSpec, base: TrainSpec, progress: Progress) -> Non
             f"scheduler {scheduler.name!r} moves trials between states, which trials with workers of "
             "their own cannot; use asha or median_stopping, or workers: 1"
         )
-    if base.strategy != "local" and not FLAVORS.load(base.flavor).reports:
-        raise Unsupported(
-            f"scheduler {scheduler.name!r} compares trials on the way, and flavor {base.flavor!r} with "
-            "several workers reports at the end only; use workers: 1, or no scheduler"
-        )
     may_change = [f"flavors.{base.flavor}.{name}" for name in FLAVORS.load(base.flavor).mutable]
     for name in spec.space.parameters:
         if scheduler.name == "pbt" and name not in may_change:

@@ -79,10 +79,6 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "pbt of what cannot change": (
         {"search__scheduler": {"name": "pbt"}}, ["'flavors.xgboost.rounds' cannot", "use asha"],
     ),
-    "scheduler of what reports nothing": (
-        {"search__scheduler": {"name": "asha"}, "train__set": {"flavor": "xgboost", "workers": 2}},
-        ["'xgboost' with several workers reports at the end only", "use workers: 1"],
-    ),
     "endless stage before another": (
         {"search__stages": [{"searcher": "random"}, {"searcher": "random"}]},
         ["'random' never runs out", "`trials`"],
