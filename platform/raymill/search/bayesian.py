@@ -28,6 +28,8 @@ _CANDIDATES, _REFINED, _ROUNDS = 400, 80, 7
 _GLOBAL_EVERY = 4
 _FIRST_RADIUS, _SMALLEST_RADIUS, _LARGEST_RADIUS = 0.3, 1e-6, 0.5
 _MOST_POINTS = 250
+_NEARER = (1.0, 1.0, 0.5, 0.25)
+"""Share of the radius that suggestions made in parallel look at, in turn: results come late to adapt it."""
 
 
 class BayesianOptions(Spec):
@@ -81,7 +83,8 @@ class BayesianSearcher(Searcher):
         if number % _GLOBAL_EVERY == 0:
             ranked_MD = self._globally(x_ND, y_N, rng)
         else:
-            ranked_MD = self._locally(x_ND, y_N, rng)
+            share = _NEARER[number % len(_NEARER)] if self.concurrency > 1 else 1.0
+            ranked_MD = self._locally(x_ND, y_N, rng, self._radius * share)
         for unit_D in ranked_MD:
             params = self.space.decode(unit_D)
             if key(params) not in self._tried and self.space.feasible(params):
@@ -109,7 +112,7 @@ class BayesianSearcher(Searcher):
         if succeeded:
             self._radius = min(max(2 * length, 0.5 * self._radius), 1.6 * self._radius, _LARGEST_RADIUS)
         else:
-            self._radius *= 0.75 ** (1 / max(1.0, self.concurrency / 2))
+            self._radius *= 0.75 ** (1 / max(1.0, self.concurrency / 3.5))
         if self._radius < _SMALLEST_RADIUS:
             self._radius = _FIRST_RADIUS
 
@@ -128,8 +131,10 @@ class BayesianSearcher(Searcher):
         low_D, high_D = np.zeros(self.space.dimension), np.ones(self.space.dimension)
         return self._maximise(process, float(z_N.min()), low_D, high_D, rng, lambda x_MD: x_MD)
 
-    def _locally(self, x_ND: np.ndarray, y_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        dimension, center_D, radius = self.space.dimension, self._best_D, self._radius
+    def _locally(
+        self, x_ND: np.ndarray, y_N: np.ndarray, rng: np.random.Generator, radius: float
+    ) -> np.ndarray:
+        dimension, center_D = self.space.dimension, self._best_D
         enough = min(max(3 * (dimension + 1) * (dimension + 2) // 4, 2 * dimension + 10), _MOST_POINTS)
         far_N = np.where(self._ordered_D, np.abs(x_ND - center_D), 0.0).max(axis=1)
         kept = np.argsort(far_N, kind="stable")
