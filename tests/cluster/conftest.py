@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,13 @@ def closing_line(output: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    home = tmp_path_factory.mktemp("raymill-home")
-    storage = tmp_path_factory.mktemp("storage")
+    with running(tmp_path_factory.mktemp("raymill-home"), tmp_path_factory.mktemp("storage")) as started:
+        yield started
+
+
+@contextmanager
+def running(home: Path, storage: Path) -> Iterator[Cluster]:
+    """Start a cluster with its state in `home`, and end it; nothing of it may be left."""
     dashboard_port, ray_port, serve_port, grpc_port = (free_port() for _ in range(4))
     environment = {
         **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},

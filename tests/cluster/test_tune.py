@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, Cluster, closing_line
+from conftest import ROOT, Cluster, closing_line, running
 
 from raymill.config import load
 from raymill.search.record import Record
@@ -102,24 +102,60 @@ def test_a_trial_that_falls_behind_is_stopped_early(
 
 
 def test_a_killed_driver_is_gone_on_with_no_trial_lost_or_run_twice(cluster: Cluster, flights: Path) -> None:
-    command = [
+    command = five_trials("killed")
+    driver = drive(cluster, command)
+    wait_until(lambda: kill_a_trial(cluster))  # which is run again, and fails nothing
+    wait_until(lambda: told(cluster, "killed") >= 2)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = read(cluster, "killed")
+    go_on(cluster, command)
+    check_gone_on(before, read(cluster, "killed"))
+
+
+def test_a_study_outlives_the_head(cluster: Cluster, flights: Path, tmp_path: Path) -> None:
+    command = five_trials("headless")
+    with running(tmp_path / "first", cluster.storage) as first:
+        driver = drive(first, command)
+        wait_until(lambda: told(first, "headless") >= 2)
+        head = psutil.Process(json.loads((first.home / "cluster.json").read_text())["pid"])
+        for process in [head, *head.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        driver.kill()  # it may wait for the head to come back
+        driver.wait()
+    before = read(cluster, "headless")
+    with running(tmp_path / "second", cluster.storage) as second:
+        go_on(second, command)
+    check_gone_on(before, read(cluster, "headless"))
+
+
+def five_trials(study: str) -> list[str]:
+    return [
         sys.executable, *TUNE, *settings(
-            study="killed", search__trials="5", search__concurrency="1", retrain="false",
+            study=study, search__trials="5", search__concurrency="1", retrain="false",
             search__stages="[{searcher: random}]", space=DEPTHS,
             train__set=training("unpublished", rounds=60),
         ),
     ]  # fmt: skip
+
+
+def drive(cluster: Cluster, command: list[str]) -> subprocess.Popen[bytes]:
     environment = cluster.environment | {"RAY_ADDRESS": cluster.ray_address}
-    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    wait_until(lambda: kill_a_trial(cluster))  # which is run again, and fails nothing
-    wait_until(lambda: told(cluster) >= 2)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    before = read(cluster, "killed")
-    assert 2 <= len([t for t in before.trials if t.ended]) < 5
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def go_on(cluster: Cluster, command: list[str]) -> None:
+    environment = cluster.environment | {"RAY_ADDRESS": cluster.ray_address}
     done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
-    after = read(cluster, "killed")
+
+
+def check_gone_on(before: Record, after: Record) -> None:
+    """No trial was lost or run twice, and what was suggested is what nobody's death would have changed."""
+    assert 2 <= len([trial for trial in before.trials if trial.ended]) < 5
     assert after.counts()["complete"] == 5
     asked = [(trial.number, trial.params) for trial in after.trials]
     assert asked[: len(before.trials)] == [(trial.number, trial.params) for trial in before.trials]
@@ -144,8 +180,8 @@ def kill_a_trial(cluster: Cluster) -> bool:
     return False
 
 
-def told(cluster: Cluster) -> int:
-    logs = (cluster.storage / "studies" / "killed").glob("log/*.jsonl")
+def told(cluster: Cluster, study: str) -> int:
+    logs = (cluster.storage / "studies" / study).glob("log/*.jsonl")
     return sum(file.read_text().count('"event": "tell"') for file in logs)
 
 
