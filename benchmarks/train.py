@@ -128,7 +128,7 @@ def submit(root: Path, rounds: int | None) -> None:
 
         def bare() -> float:
             file, started = root / f"bare-{time.time_ns()}", time.time()
-            submit_job(["benchmarks/train_peers.py", "bare", str(file)], variables)
+            submit_job([str(PEERS), "bare", str(file)], variables)
             return float(file.read_text()) - started
 
         found = compare({"bare TorchTrainer": bare, "raymill": ours}, unit="s", rounds=rounds or 5, warmup=1)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Cluster
 
-from raymill.errors import RaymillError
+from raymill.errors import Diverged, RaymillError
 from raymill.train.run import train
 
 
@@ -47,6 +47,22 @@ CASES: dict[str, tuple[Callable[[Path], Path], dict[str, str], list[str]]] = {
     "target is a feature": (dataset, {"data.features": "{x: {}, late: {}}"}, ["own answer"]),
     "nulls against policy": (lambda f: dataset(f, x=[None] + [1.0] * 399), {}, ["1 nulls", "nulls: mean"]),
     "too many workers": (dataset, {"workers": "640", "read.batch_rows": "640"}, ["640 CPU", "use workers="]),
+    "one class to stop early on": (
+        lambda f: dataset(f, late=[True] * 400),
+        {"flavors.torch.early_stopping": "{}"},
+        ["early_stopping watches auc", "one class only, True", "400 rows", "watch log_loss"],
+    ),
+    "hyper-parameter that XGBoost refuses": (
+        dataset,
+        {"flavor": "xgboost", "flavors.xgboost.params": "{grow_policy: sideways}"},
+        ["sideways", "depthwise", "flavors.xgboost"],
+    ),
+    "no such network": (dataset, {"flavors.torch.network": "nowhere:net"}, ["nowhere"]),
+    "network of another output": (
+        dataset,
+        {"flavors.torch.network": "counting_net:three_logits"},
+        ["counting_net:three_logits", "[2, 3]", "binary"],
+    ),
     "gpu where there is none": (dataset, {"gpu": "true"}, ["GPU", "ask for no GPU"]),
 }
 
@@ -85,20 +101,40 @@ def test_a_repository_that_cannot_be_written_is_refused(
         )  # fmt: skip
 
 
-def test_what_a_worker_finds_reaches_the_person_whole(
-    joined: Cluster, train_spec: Callable[..., Any], tmp_path: Path
+@pytest.mark.parametrize("flavor", ["torch", "tensorflow", "xgboost"])
+def test_what_a_worker_finds_reaches_the_person_whole_and_at_once(
+    joined: Cluster, train_spec: Callable[..., Any], tmp_path: Path, flavor: str
 ) -> None:
     """A label in the validation data that training never saw: only a worker reads those rows."""
+    before = workers_started()
     seen = dataset(tmp_path / "seen", late=["yes", "no"] * 200)
     unseen = dataset(tmp_path / "unseen", late=["yes", "maybe"] * 200)
     with pytest.raises(RaymillError, match=r"classes that training never saw: \['maybe'\]") as caught:
         train(
             train_spec(
-                "model=bad", "task=multiclass", f"data.train={seen}", f"data.validation={unseen}",
-                "data.test=null", "data.features={x: {}}", "read.batch_rows=64", "max_failures=0",
+                "model=bad", f"flavor={flavor}", "task=multiclass",
+                f"data.train={seen}", f"data.validation={unseen}",
+                "data.test=null", "data.features={x: {}}", "read.batch_rows=64",
             )
         )  # fmt: skip
-    assert "Traceback" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert workers_started() == before + 2, "trying again gives the same"
+    assert not (joined.storage / "models" / "bad").exists()
+
+
+def test_a_run_that_diverges_ends_at_once_and_says_where(
+    joined: Cluster, train_spec: Callable[..., Any], tmp_path: Path
+) -> None:
+    path, before = dataset(tmp_path / "data"), workers_started()
+    with pytest.raises(Diverged, match=r"step \d+, on rows of part-0.parquet.*last good checkpoint"):
+        train(
+            train_spec(
+                "model=bad", "task=regression", f"data.train={path}", f"data.validation={path}",
+                "data.test=null", "data.target=x", "data.features={c: {}}", "read.batch_rows=64",
+                "flavors.torch={optimizer: sgd, learning_rate: 1.0e30}",
+            )
+        )  # fmt: skip
+    assert workers_started() == before + 2, "trying again gives the same"
     assert not (joined.storage / "models" / "bad").exists()
 
 

@@ -53,7 +53,11 @@ def test_the_loaders_batches_as_tensors_of_tensorflow(tmp_path: Path) -> None:
     for batch in loader.epoch(0):
         tensors = batch.as_tensorflow()
         assert (tensors.numeric.dtype, tensors.codes.dtype) == (tf.float32, tf.int32)
-        assert (len(tensors), tensors.step, tensors.global_rows) == (len(batch), batch.step, batch.global_rows)
+        assert (len(tensors), tensors.step, tensors.global_rows) == (
+            len(batch),
+            batch.step,
+            batch.global_rows,
+        )
         np.testing.assert_array_equal(tensors.numeric, batch.features.numeric_NF)
         np.testing.assert_array_equal(tensors.codes, batch.features.codes_NC)
         np.testing.assert_array_equal(tensors.labels, batch.labels_N)

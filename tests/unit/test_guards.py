@@ -25,7 +25,7 @@ LEVELS = {
     0: ("errors",),
     1: (
         "registry", "config", "storage", "tensors", "metrics", "evaluation", "features", "fitting",
-        "progress", "code_identity", "columns", "kernels", "encode_arrow", "encode_plain",
+        "progress", "scratch", "code_identity", "columns", "kernels", "encode_arrow", "encode_plain",
     ),
     2: ("data", "flavors", "search", "monitoring"),
     3: ("repo", "cluster", "runs"),
@@ -41,7 +41,8 @@ HEAVY = (*RAY, "torch", "tensorflow", "xgboost", "keras")
 RIM = {
     "raymill.search.tune", "raymill.serving.deployment", "raymill.serving.ray_metrics",
     "raymill.serving.ray_overrides", "raymill.train.signals", "raymill.train.tune_report",
-    "raymill.train.xgboost_ddp", "raymill.train.xgboost_measure",
+    "raymill.train.final_errors", "raymill.train.xgboost_ddp", "raymill.train.xgboost_failures",
+    "raymill.train.xgboost_measure",
 }  # fmt: skip
 """Modules that import Ray when they are imported; each is reached by name only, when work starts."""
 FRAMEWORK = RIM | {

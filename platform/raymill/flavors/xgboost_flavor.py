@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from raymill.config import Spec
-from raymill.errors import Corrupt, needs_extra
+from raymill.errors import Corrupt, SpecError, needs_extra
 from raymill.evaluation import Task
 from raymill.features import Encoder, Features
 from raymill.flavors.base import Flavor, Predictor
@@ -71,6 +71,24 @@ class XGBoostFlavor(Flavor):
         "max_cat_to_onehot",
     )  # fmt: skip
     packages = ("xgboost", "xgboost-ray")
+
+    def probe(self, config: XGBoostConfig, encoder: Encoder) -> None:
+        """Boost one round on two rows: XGBoost knows its parameters only when it trains."""
+        with needs_extra("xgboost"):
+            import xgboost
+
+        rows_NF = np.zeros((2, len(encoder.numeric) + len(encoder.categorical)), np.float32)
+        data = xgboost.DMatrix(
+            rows_NF, np.arange(2.0), feature_names=feature_names(encoder),
+            feature_types=feature_types(encoder), enable_categorical=True,
+        )  # fmt: skip
+        try:
+            xgboost.train(config.parameters(encoder, 0) | {"verbosity": 0, "nthread": 1}, data, 1)
+        except xgboost.core.XGBoostError as error:
+            said = next(line for line in str(error).splitlines() if line.strip())
+            raise SpecError(
+                f"XGBoost refuses these hyper-parameters: {said}; look at flavors.xgboost and its params"
+            ) from error
 
     def save(self, model: Any, directory: Path) -> None:
         """Write `model`, an `xgboost.Booster`."""

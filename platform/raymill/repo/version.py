@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from raymill.features import Encoder
 from raymill.flavors import FLAVORS, Predictor
 from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, Golden
 from raymill.repo.repository import Version
+from raymill.scratch import scratch
 
 S = TypeVar("S", bound=Spec)
 
@@ -36,9 +36,9 @@ class LoadedVersion:
 
 def load_encoder(version: Version) -> Encoder:
     """Return a version's encoder, without its model; raises as `load_version` does."""
-    with tempfile.TemporaryDirectory(prefix="raymill-encoder-") as directory:
-        fetch(version, Path(directory), only=ENCODER_FILE)
-        return _read(Encoder, Path(directory) / ENCODER_FILE)
+    with scratch("encoder") as directory:
+        fetch(version, directory, only=ENCODER_FILE)
+        return _read(Encoder, directory / ENCODER_FILE)
 
 
 def fetch(version: Version, directory: Path, only: str | None = None) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from ray.tune.result import AUTO_RESULT_KEYS, DONE, TIME_TOTAL_S, TRAINING_ITERA
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import SearchAlgorithm, Searcher, SearchGenerator
 
+from raymill.scratch import scratch
 from raymill.search.record import Status, Trial
 from raymill.search.schedulers import SECONDS, Progress, needs_checkpoints, remind
 from raymill.search.study import Study
@@ -159,8 +159,8 @@ def _trainable(
             if not checkpoints or write is None:
                 tune.report(found)
                 return
-            with tempfile.TemporaryDirectory(prefix="raymill-trial-") as directory:
-                write(Path(directory))
+            with scratch("trial") as directory:
+                write(directory)
                 tune.report(found, checkpoint=tune.Checkpoint.from_directory(directory))
 
         checkpoint = tune.get_checkpoint()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,6 +13,7 @@ import numpy as np
 from raymill.errors import DeadlineExceeded
 from raymill.features import Encoder, Features
 from raymill.repo import Version, load_encoder, load_version
+from raymill.scratch import scratch
 from raymill.serving.batching import Batcher
 from raymill.serving.memory import Memory
 from raymill.serving.spec import ModelSpec
@@ -74,8 +73,8 @@ class ServedVersion:
         Raises:
             Corrupt: see `load_version`, whose golden rows are the warm-up.
         """
-        with tempfile.TemporaryDirectory(prefix="raymill-serve-") as directory:
-            loaded = load_version(self.version, Path(directory))
+        with scratch("serve") as directory:
+            loaded = load_version(self.version, directory)
         self.encoder = loaded.encoder
         batcher = Batcher(
             loaded.predictor.predict, self._spec.batching, self._spec.max_queued_requests, self.statistics

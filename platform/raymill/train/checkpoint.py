@@ -7,10 +7,10 @@ not name was never finished, or is no longer kept.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from raymill.scratch import scratch
 from raymill.storage import Location, copy_tree, locate
 
 PREFIX, ASIDE = "checkpoint_", ".writing-"
@@ -25,7 +25,7 @@ def store(run: Location, name: str, write: Callable[[Path], None]) -> Location:
     target, aside = run / name, run / f"{ASIDE}{name}"
     folder = aside.local_path
     if folder is None:
-        with tempfile.TemporaryDirectory(prefix="raymill-checkpoint-") as made:
+        with scratch("checkpoint") as made:
             write(Path(made))
             copy_tree(locate(made), target)
         return target

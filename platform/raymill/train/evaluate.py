@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -13,6 +11,7 @@ from raymill.data import take_snapshot
 from raymill.features import Column, Encoder, check_schema
 from raymill.repo import Repository, fetch
 from raymill.repo.manifest import ENCODER_FILE
+from raymill.scratch import scratch
 from raymill.train.scoring import evaluate_files, read_files
 
 
@@ -40,9 +39,9 @@ def evaluate(spec: EvaluateSpec) -> dict[str, Any]:
     repository = Repository(spec.repository)
     version = repository.version(spec.model, repository.resolve(spec.model, spec.version))
     snapshot = take_snapshot(spec.data)
-    with tempfile.TemporaryDirectory(prefix="raymill-evaluate-") as folder:
-        fetch(version, Path(folder))
-        files = read_files(Path(folder))
+    with scratch("evaluate") as folder:
+        fetch(version, folder)
+        files = read_files(folder)
     encoder = Encoder.model_validate_json(files[ENCODER_FILE])
     columns = {column.name: Column(kind=column.kind, nulls=column.nulls) for column in encoder.columns}
     check_schema(snapshot.schema, columns, encoder.target, f"dataset {snapshot.root}")

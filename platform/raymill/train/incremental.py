@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from raymill.flavors import FLAVORS
 from raymill.repo import Repository, Version
 from raymill.repo.manifest import ENCODER_FILE, LEDGER_FILE
 from raymill.repo.version import fetch
+from raymill.scratch import scratch
 from raymill.train.spec import TrainSpec
 
 INCREMENTAL = "incremental"
@@ -64,8 +64,8 @@ def find_base(spec: TrainSpec, repository: Repository) -> Base | None:
     what = f"version {number} of {spec.model!r}"
     if version.manifest.flavor != spec.flavor:
         raise Conflict(f"{what} is of flavor {version.manifest.flavor!r}, the spec says {spec.flavor!r}")
-    with tempfile.TemporaryDirectory(prefix="raymill-base-") as folder:
-        directory = fetch(version, Path(folder))
+    with scratch("base") as folder:
+        directory = fetch(version, folder)
         if not (directory / LEDGER_FILE).exists():
             raise Conflict(f"{what} has no ledger of its training data; train once with order full")
         ledger = Ledger.from_json(json.loads((directory / LEDGER_FILE).read_text(encoding="utf-8")))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from raymill.flavors.options import Best, GradientOptions
 from raymill.progress import Progress
 from raymill.repo.manifest import LEDGER_FILE
 from raymill.runs import Point
+from raymill.scratch import scratch
 from raymill.train.base import Outcome, TrainJob
 from raymill.train.divergence import diverged
 from raymill.train.pulse import Beat, Pulse
@@ -178,9 +178,9 @@ class TrainingLoop:
     def outcome(self) -> Outcome:
         """Return what was learned, with the best weights where early stopping kept them."""
         if self._write_best:
-            with tempfile.TemporaryDirectory(prefix="raymill-best-") as folder:
-                self._write_best(Path(folder))
-                self.learner.restore(Path(folder))
+            with scratch("best") as folder:
+                self._write_best(folder)
+                self.learner.restore(folder)
         return Outcome(self.learner, self.rows_seen, self.history, self.visits_G())
 
     def _epoch(self) -> None:

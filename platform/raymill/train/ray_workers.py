@@ -40,7 +40,7 @@ def run_workers(job: TrainJob, trainer: Any, work: Work, **settings: Any) -> Any
 
     Raises:
         RaymillError: the first that a worker raised on purpose.
-        WorkerGroupError: workers failed more often than the spec allows.
+        TrainingFailedError: workers failed more often than the spec allows.
     """
     settings_of_ray = SETTINGS | (ELASTIC_SETTINGS if job.spec.is_elastic else {})
     for name, value in settings_of_ray.items():
@@ -51,9 +51,10 @@ def run_workers(job: TrainJob, trainer: Any, work: Work, **settings: Any) -> Any
         LoggingConfig,
         RunConfig,
         ScalingConfig,
-        WorkerGroupError,
+        TrainingFailedError,
     )
 
+    from raymill.train.final_errors import FinalErrors
     from raymill.train.signals import Signals
 
     spec, runs = job.spec, locate(job.spec.runs)
@@ -74,7 +75,7 @@ def run_workers(job: TrainJob, trainer: Any, work: Work, **settings: Any) -> Any
             failure_config=FailureConfig(max_failures=spec.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=spec.checkpoint.keep),
             logging_config=LoggingConfig(log_level="WARNING"),
-            callbacks=[Signals(), *_reports(job)],
+            callbacks=[Signals(), FinalErrors(), *_reports(job)],
         ),
         **settings,
     )
@@ -82,7 +83,7 @@ def run_workers(job: TrainJob, trainer: Any, work: Work, **settings: Any) -> Any
         _take_over(runs / job.run, fitted.train_run_context.run_id)
     try:
         return fitted.fit()
-    except WorkerGroupError as error:
+    except TrainingFailedError as error:
         raise _own(error) from error
 
 
@@ -116,8 +117,12 @@ def _take_over(run: Location, run_id: str) -> None:
 
 def _own(error: Any) -> Exception:
     """Return the first error that Raymill raised on a worker, or Ray's where none did."""
-    failures = [getattr(failure, "_base_exc", failure) for failure in error.worker_failures.values()]
-    return next((failure for failure in failures if isinstance(failure, RaymillError)), error)
+    from raymill.train.final_errors import own_error
+
+    ended = getattr(error, "controller_failure", None)
+    if isinstance(ended, RaymillError):
+        return ended
+    return own_error(getattr(error, "worker_failures", {})) or error
 
 
 def _run(config: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,10 +24,12 @@ from raymill.repo import Lineage, Manifest, Repository, Version
 from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, LEDGER_FILE, Code, Golden
 from raymill.repo.version import check_golden
 from raymill.runs import RunRecord, Runs
+from raymill.scratch import scratch
 from raymill.storage import locate
 from raymill.train import STRATEGIES, attempt, incremental
 from raymill.train.base import Outcome, TrainJob
 from raymill.train.encoding import fit_encoder
+from raymill.train.labels import check_early_stopping
 from raymill.train.scoring import evaluate_files, read_files
 from raymill.train.spec import TrainSpec
 
@@ -114,6 +115,7 @@ def check(spec: TrainSpec) -> dict[str, Snapshot]:
             f"{role}: {snapshot.rows:,} rows in {snapshot.groups} row groups, snapshot {snapshot.id}",
             flush=True,
         )
+    check_early_stopping(spec, snapshots["validation"])
     return snapshots | {"train": incremental.readable(spec, snapshots["train"])}
 
 
@@ -141,8 +143,8 @@ def make_job(
 
 
 def _publish(job: TrainJob, outcome: Outcome, repository: Repository) -> Version:
-    with tempfile.TemporaryDirectory(prefix="raymill-publish-") as folder:
-        staged = Path(folder)
+    with scratch("publish") as folder:
+        staged = folder
         job.flavor.save(outcome.model, staged)
         model_files = read_files(staged)
         (staged / ENCODER_FILE).write_text(job.encoder.model_dump_json(indent=1), encoding="utf-8")

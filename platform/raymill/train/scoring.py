@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from raymill.data import Loader, LoaderConfig, Snapshot
 from raymill.evaluation import evaluate
 from raymill.features import Encoder
 from raymill.flavors import FLAVORS
+from raymill.scratch import scratch
 
 BATCH_ROWS = 32_768
 
@@ -50,12 +50,12 @@ def score_share(
     config = LoaderConfig(
         batch_rows=BATCH_ROWS // world_size * world_size, lanes=world_size, window=1, shuffle=False
     )
-    with tempfile.TemporaryDirectory(prefix="raymill-score-") as directory:
+    with scratch("score") as directory:
         for name, data in files.items():
-            target = Path(directory) / name
+            target = directory / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
-        predictor = FLAVORS.load(flavor)().load(Path(directory), encoder)
+        predictor = FLAVORS.load(flavor)().load(directory, encoder)
         batches = Loader(snapshot, encoder, config, rank=rank, world_size=world_size).epoch(0)
         parts = [(predictor.predict(batch.features), batch.labels_N) for batch in batches if len(batch)]
     return np.concatenate([scores for scores, _ in parts]), np.concatenate([labels for _, labels in parts])

@@ -11,16 +11,19 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from xgboost_ray import RayDMatrix, RayParams
 from xgboost_ray import train as xgboost_ray_train
 from xgboost_ray.data_sources import DataSource
 
 from raymill import cluster
+from raymill.errors import RaymillError
 from raymill.flavors.options import best_round
 from raymill.flavors.xgboost_flavor import XGBoostConfig, booster_of, feature_names, feature_types
 from raymill.train.base import Outcome, TrainJob
 from raymill.train.spec import TrainSpec
+from raymill.train.xgboost_failures import Ended, cause, hold
 from raymill.train.xgboost_measure import Watch, heard_by
 from raymill.train.xgboost_rows import PlannedRows
 
@@ -49,12 +52,24 @@ class RowGroupSource(DataSource):  # type: ignore[misc]
         **kwargs: Any,
     ) -> pd.DataFrame:
         """Return the encoded rows of the row groups at `indices`, with their labels and weights."""
-        rows_NF, labels_N, weights_N = data.load(range(data.groups) if indices is None else indices)
-        frame = pd.DataFrame(rows_NF, columns=feature_names(data.encoder), copy=False)
-        frame[LABEL] = labels_N
-        if weights_N is not None:
-            frame[WEIGHT] = weights_N
-        return frame
+        try:
+            rows_NF, labels_N, weights_N = data.load(range(data.groups) if indices is None else indices)
+        except RaymillError as error:
+            hold(error)
+            return _frame(
+                data, np.zeros((1, len(feature_names(data.encoder))), np.float32), np.zeros(1), np.ones(1)
+            )
+        return _frame(data, rows_NF, labels_N, weights_N)
+
+
+def _frame(
+    data: PlannedRows, rows_NF: np.ndarray, labels_N: np.ndarray, weights_N: np.ndarray | None
+) -> pd.DataFrame:
+    frame = pd.DataFrame(rows_NF, columns=feature_names(data.encoder), copy=False)
+    frame[LABEL] = labels_N
+    if data.plan.weights_K is not None:
+        frame[WEIGHT] = weights_N
+    return frame
 
 
 def fit(job: TrainJob) -> Outcome:
@@ -106,15 +121,27 @@ def fit(job: TrainJob) -> Outcome:
 def _boost(job: TrainJob, *arguments: Any, **named: Any) -> Any:
     """Run xgboost-ray; where this is a trial, its measurements are reported, and may end it."""
     if job.trial is None:
-        return xgboost_ray_train(*arguments, **named)
+        return _run(job, *arguments, **named)
     trial = job.trial
     with heard_by(lambda entry: trial.report(entry, None)):
         try:
-            return xgboost_ray_train(*arguments, **named)
+            return _run(job, *arguments, **named)
         except SystemExit as stop:  # how Tune ends a trial; frames held by the error would hold the actors
             code = stop.code
     gc.collect()
     raise SystemExit(code)
+
+
+def _run(job: TrainJob, *arguments: Any, **named: Any) -> Any:
+    """Run xgboost-ray. Raises RaymillError for whatever its actors failed of."""
+    try:
+        return xgboost_ray_train(*arguments, **named)
+    except Ended as ended:
+        error = ended.error
+    except RuntimeError as failed:
+        error = cause(failed, job.spec.max_failures + 1)
+    gc.collect()  # as above: no frame may hold the actors
+    raise error
 
 
 def _history(told: dict[str, Any]) -> list[dict[str, float]]:

@@ -27,6 +27,7 @@ from raymill.progress import INTERVAL_S
 from raymill.runs import Point, RunLog, Runs
 from raymill.train.base import TrainJob
 from raymill.train.ray_metrics import RayMetrics
+from raymill.train.xgboost_failures import raise_held, reported
 from raymill.train.xgboost_rows import PlannedRows
 
 Entry = dict[str, float]
@@ -83,6 +84,11 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         self._best = Best(config.early_stopping, encoder.task) if config.early_stopping else None
 
     def before_training(self, model: Any) -> Any:
+        reported(self._prepare)
+        return model
+
+    def _prepare(self) -> None:
+        raise_held()
         rank, world = collective.get_rank(), collective.get_world_size()
         places = range(rank, np.count_nonzero(self._validation.group_rows_G), world)
         self._mine, labels_N = _load(self._validation, self._encoder, places)
@@ -92,11 +98,10 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         first = int(counts_W[:rank].sum())
         self._share, self._total = slice(first, first + len(labels_N)), int(counts_W.sum())
         self._labels_N = self._gather(labels_N)
-        if rank == 0:
+        if get_actor_rank() == 0:
             run, name, runs = self._names
             self._log = RunLog(Runs(runs), run, listeners=[RayMetrics(run, name)])
         self._started = self._last = self._told = time.monotonic()
-        return model
 
     def after_training(self, model: Any) -> Any:
         if self._log:
@@ -104,6 +109,9 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         return model
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        return reported(lambda: self._measure(model, evals_log))
+
+    def _measure(self, model: Any, evals_log: Any) -> bool:
         done, rounds = model.num_boosted_rounds(), self._rounds
         losses = {f"train_{name}": float(values[-1]) for name, values in evals_log["train"].items()}
         over = False

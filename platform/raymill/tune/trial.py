@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymill.config import parse, with_values
 from raymill.flavors.options import Best, EarlyStopping
+from raymill.scratch import scratch
 from raymill.train import STRATEGIES
 from raymill.train.base import Outcome, TrainJob, Trial
 from raymill.train.scoring import evaluate_files, read_files
@@ -68,8 +67,8 @@ def kept_entry(spec: TrainSpec, history: Sequence[Mapping[str, float]]) -> dict[
 
 def _measure(job: TrainJob, outcome: Outcome) -> dict[str, float]:
     """Return the exact metrics of a model whose trainer does not measure while it trains."""
-    with tempfile.TemporaryDirectory(prefix="raymill-trial-") as folder:
-        job.flavor.save(outcome.model, Path(folder))
-        files, validation = read_files(Path(folder)), job.snapshots["validation"]
+    with scratch("trial") as folder:
+        job.flavor.save(outcome.model, folder)
+        files, validation = read_files(folder), job.snapshots["validation"]
         found = evaluate_files(files, job.spec.flavor, job.encoder, validation, job.spec.fewest_workers)
     return {f"validation_{name}": value for name, value in found.items()}
