@@ -25,7 +25,7 @@ import torch
 import yaml
 from conftest import ROOT, closing_line, free_port
 
-ROWS, BATCH, EPOCHS, PAUSE, RATE = 1600, 16, 4, 0.06, 8.0
+ROWS, BATCH, EPOCHS, PAUSE, RATE = 800, 16, 4, 0.2, 8.0
 WAIT_S = 60.0
 DRAIN = """
 import sys
@@ -117,14 +117,14 @@ def write_spec(folder: Path) -> Path:
     ids = np.arange(ROWS)
     table = pa.table({"id": ids, "late": ids % 2 == 0})
     (folder / "data").mkdir()
-    pq.write_table(table, folder / "data" / "rows.parquet", row_group_size=100)
+    pq.write_table(table, folder / "data" / "rows.parquet", row_group_size=50)
     document = {
         "model": "elastic", "run": "elastic", "runs": str(folder / "runs"), "workers": [1, 4],
         "resize_seconds": 3, "seed": 3,
         "data": {"train": str(folder / "data"), "validation": str(folder / "data"), "target": "late",
                  "features": {"id": {"kind": "categorical", "max_vocabulary": ROWS}}},
         "read": {"batch_rows": BATCH},
-        "checkpoint": {"every_steps": 10},
+        "checkpoint": {"every_steps": 5},
         "flavors": {"torch": {"network": "counting_net:Counting", "options": {"pause": PAUSE},
                               "epochs": EPOCHS, "optimizer": "sgd", "learning_rate": RATE,
                               "weight_decay": 0.0}},
