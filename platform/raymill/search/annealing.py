@@ -39,7 +39,7 @@ class AnnealingOptions(Spec):
     """At the start, in units of the median worsening of a move."""
     cooling: float = Field(default=0.95, gt=0, lt=1)
     """What the temperature is multiplied by after each result."""
-    step: float = Field(default=0.15, gt=0, le=1)
+    step: float = Field(default=0.3, gt=0, le=1)
     """Length of the first steps, in unit coordinates."""
     smallest_step: float = Field(default=1e-6, gt=0, lt=1)
     """The chain restarts elsewhere when all its steps have become shorter."""
