@@ -1,4 +1,4 @@
-"""Learning the encoder from the training rows, in Ray tasks over runs of row groups."""
+"""Learning the encoder from the training rows, in Ray tasks over runs of row groups where there are many."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ TASK_BYTES = (
 
 def fit_encoder(plan: FeaturePlan, snapshot: Snapshot) -> Encoder:
     """Return the encoder fitted on every row of `snapshot`; equal for any number of workers."""
+    runs = _runs(snapshot)
+    if len(runs) == 1:  # read in less time than a worker takes to start
+        return plan.fit(statistics_of((plan, snapshot), runs[0]))
     import ray
 
     task = ray.remote(num_cpus=1)(statistics_of)
     shared = ray.put((plan, snapshot))
-    parts = ray.get([task.remote(shared, groups) for groups in _runs(snapshot)])
+    parts = ray.get([task.remote(shared, groups) for groups in runs])
     return plan.fit(functools.reduce(ColumnStatistics.merge, parts))
 
 
