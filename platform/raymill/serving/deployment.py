@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from raymill.errors import Exhausted, RaymillError, Unavailable
 from raymill.features import Features
 from raymill.repo import Repository
-from raymill.serving import GRPC_PROTOCOLS, PROTOCOLS, rpc
+from raymill.serving import GRPC_PROTOCOLS, PROTOCOLS, ingress, rpc
 from raymill.serving.deploy import APPLICATION, INGRESS_ENVIRONMENT
 from raymill.serving.http import HttpApp
 from raymill.serving.memory import Memory
@@ -61,6 +61,10 @@ class ModelServer:
         self._follower = asyncio.get_running_loop().create_task(self._follow())
 
     def __serve_build_asgi_app__(self) -> HttpApp:
+        ingress.install(self._app(names_requests=True))
+        return self._app(names_requests=False)  # there Serve itself puts x-request-id on every answer
+
+    def _app(self, *, names_requests: bool) -> HttpApp:
         protocols = [PROTOCOLS.load(name)(self._plane) for name in self._spec.protocols]
         return HttpApp(
             self._plane,
@@ -68,7 +72,7 @@ class ModelServer:
             self._spec.replica.max_body_bytes,
             self._spec.http,
             observe=self._plane.observe,
-            names_requests=False,  # Serve itself puts x-request-id on every answer
+            names_requests=names_requests,
         )
 
     async def check_health(self) -> None:

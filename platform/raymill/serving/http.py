@@ -126,7 +126,7 @@ class HttpApp:
         self._by_root = {root: protocol for protocol in protocols for root in protocol.roots}
         self._cors = Cors(self._spec.cors_origins) if self._spec.cors_origins else None
         self._observe, self._names_requests = observe, names_requests
-        self._process, self._count = secrets.token_hex(8), itertools.count(1)
+        self._process, self._number = secrets.token_hex(8), itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -134,34 +134,49 @@ class HttpApp:
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         request = Request(scope["method"], path, b"", dict(scope["headers"]), scope.get("query_string", b""))
+        if request.method == "POST" and http_body.media_type(request.headers) in ndjson.MEDIA_TYPES:
+            protocol = self._protocol(request)
+            if protocol is not None:
+                await self._stream(protocol, request, receive, send)
+                return
+        status, headers, body = await self.respond(request, receive)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def respond(self, request: Request, receive: Receive | None) -> tuple[int, list[Header], bytes]:
+        """Return status, headers and body for a request that is no stream of lines.
+
+        Args:
+            receive: Where the body is to come from; None where the request has it.
+        """
         if self._cors and is_preflight(request.method, request.headers):
             headers = tuple(self._cors.preflight(request.headers))
-            await self._send(request, Response(204, b"", headers), send)
-            return
-        protocol = self._by_root.get(path.split("/", 2)[1] if path else "")
-        if path == "/" and request.method == "GET":
-            protocol = None
+            return self._packed(request, Response(204, b"", headers))
+        protocol = self._protocol(request)
         if protocol is None:
-            await self._send(request, self._own(request.method, path), send)
-        else:
-            await self._serve(protocol, request, receive, send)
-
-    async def _serve(self, protocol: HttpProtocol, request: Request, receive: Receive, send: Send) -> None:
+            return self._packed(request, self._own(request.method, request.path))
         started = time.perf_counter()
-        if http_body.media_type(request.headers) in ndjson.MEDIA_TYPES and request.method == "POST":
-            status = await self._stream(protocol, request, receive, send)
-        else:
-            response = await self._answer(protocol, request, receive)
-            status = response.status
-            await self._send(request, response, send)
+        response = await self._answer(protocol, request, receive)
+        self._count(protocol, request, response.status, started)
+        return self._packed(request, response)
+
+    def _protocol(self, request: Request) -> HttpProtocol | None:
+        if request.path == "/" and request.method == "GET":
+            return None
+        return self._by_root.get(request.path.split("/", 2)[1] if "/" in request.path else "")
+
+    def _count(self, protocol: HttpProtocol, request: Request, status: int, started: float) -> None:
         if self._observe:
             seconds = time.perf_counter() - started
             self._observe(protocol.name, request.model, request.version, str(status), seconds)
 
-    async def _answer(self, protocol: HttpProtocol, request: Request, receive: Receive) -> Response:
+    async def _answer(self, protocol: HttpProtocol, request: Request, receive: Receive | None) -> Response:
         try:
             if request.method not in ("GET", "HEAD", "OPTIONS"):
-                request.body = await http_body.read(request.headers, receive, self._limit)
+                if receive is not None:
+                    request.body = await http_body.read(request.headers, receive, self._limit)
+                else:
+                    request.body = http_body.checked(request.headers, request.body, self._limit)
             timeout = request.headers.get(TIMEOUT_HEADER)
             if timeout is None:
                 return await protocol.handle(request)
@@ -173,21 +188,25 @@ class HttpApp:
         except Exception as error:
             return self._error(protocol, request, error)
 
-    async def _stream(self, protocol: HttpProtocol, request: Request, receive: Receive, send: Send) -> int:
+    async def _stream(self, protocol: HttpProtocol, request: Request, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
         try:
             answer = protocol.lines(request)
             parts = http_body.chunks(request.headers, receive)
         except Exception as error:
             response = self._error(protocol, request, error)
-            await self._send(request, response, send)
-            return response.status
+            status, headers, body = self._packed(request, response)
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            self._count(protocol, request, status, started)
+            return
         headers = [_NDJSON, *self._common(request)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         async with aclosing(ndjson.answers(parts, answer, self._limit)) as answers:
             async for part in _never_raising(answers):
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
-        return 200
+        self._count(protocol, request, 200, started)
 
     def _error(self, protocol: HttpProtocol, request: Request, error: Exception) -> Response:
         if isinstance(error, HttpError):
@@ -203,21 +222,20 @@ class HttpApp:
             response.headers += ((b"retry-after", str(max(1, round(retry_after_s))).encode()),)
         return response
 
-    async def _send(self, request: Request, response: Response, send: Send) -> None:
+    def _packed(self, request: Request, response: Response) -> tuple[int, list[Header], bytes]:
         body, headers = response.body, [*response.headers, *self._common(request)]
         if len(body) >= self._spec.gzip_min_bytes and http_body.wants_gzip(request.headers):
             body = http_body.gzip(body)
             headers += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
-        headers.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+        headers.append((b"content-length", b"%d" % len(body)))
+        return response.status, headers, b"" if request.method == "HEAD" else body
 
     def _common(self, request: Request) -> list[Header]:
         headers = self._cors.headers(request.headers) if self._cors else []
         if self._names_requests:
             given = request.headers.get(b"x-request-id", b"")
             usable = 0 < len(given) <= 128 and _VISIBLE.issuperset(given)
-            made = given if usable else f"{self._process}-{next(self._count):x}".encode()
+            made = given if usable else f"{self._process}-{next(self._number):x}".encode()
             headers.append((b"x-request-id", made))
         return headers
 

@@ -60,16 +60,10 @@ async def read(headers: Headers, receive: Receive, limit: int) -> bytes:
     """Return the whole body, unpacked.
 
     Raises:
-        HttpError: 413 beyond `limit` bytes, sent or unpacked; 415 for a content type or encoding that
-            is not read here; 400 for a body that is no gzip although its header says so.
+        HttpError: as `checked`, as soon as it shows.
     """
-    kind = media_type(headers)
-    if kind not in READABLE and not kind.endswith(b"+json"):
-        raise HttpError(
-            415, f"content type {kind.decode('latin-1')!r} is not read here; send application/json"
-        )
-    encoding = headers.get(b"content-encoding", b"identity")
     told = headers.get(b"content-length", b"0")
+    _check_kind(headers)
     if told.isdigit() and int(told) > limit:
         raise _too_large(limit)
     message = await receive()
@@ -83,9 +77,29 @@ async def read(headers: Headers, receive: Receive, limit: int) -> bytes:
             if size > limit:
                 raise _too_large(limit)
         body = b"".join(parts)
+    return checked(headers, body, limit)
+
+
+def checked(headers: Headers, body: bytes, limit: int) -> bytes:
+    """Return a body that has come, unpacked.
+
+    Raises:
+        HttpError: 413 beyond `limit` bytes, sent or unpacked; 415 for a content type or encoding that
+            is not read here; 400 for a body that is no gzip although its header says so.
+    """
+    _check_kind(headers)
     if len(body) > limit:
         raise _too_large(limit)
+    encoding = headers.get(b"content-encoding", b"identity")
     return body if encoding == b"identity" else _unpack(body, encoding, limit)
+
+
+def _check_kind(headers: Headers) -> None:
+    kind = media_type(headers)
+    if kind not in READABLE and not kind.endswith(b"+json"):
+        raise HttpError(
+            415, f"content type {kind.decode('latin-1')!r} is not read here; send application/json"
+        )
 
 
 def chunks(headers: Headers, receive: Receive) -> AsyncIterator[bytes]:

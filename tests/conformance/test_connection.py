@@ -1,0 +1,115 @@
+"""Connections that answer whole requests at once: what comes out is what uvicorn's own way gives."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvicorn
+
+from raymill.serving.connection import connection_class
+from raymill.serving.http import Header, Request
+
+
+class Both:
+    """Answers with the request's path and body; says which way it took."""
+
+    def __init__(self, admits: bool = True) -> None:
+        self.admits = admits
+
+    async def respond(self, request: Request) -> tuple[int, list[Header], bytes]:
+        await asyncio.sleep(0.01)  # so that what is pipelined comes meanwhile
+        body = b"at once %s %s" % (request.path.encode(), request.body)
+        return 200, [(b"content-length", b"%d" % len(body))], b"" if request.method == "HEAD" else body
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        body = b"by Serve %s %s" % (scope["path"].encode(), body)
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def exchange(sent: bytes, count: int, both: Both | None = None) -> list[bytes]:
+    """Send bytes over one connection; return the bodies of `count` answers."""
+    both = both or Both()
+
+    async def ask(port: int) -> list[bytes]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        bodies = []
+        for _ in range(count):
+            head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).lower()
+            size = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+            bodies.append(await reader.readexactly(size))
+        writer.close()
+        await writer.wait_closed()
+        return bodies
+
+    return served(both, ask)
+
+
+def served(both: Both, ask: Callable[[int], Awaitable[Any]]) -> Any:
+    async def main() -> Any:
+        config = uvicorn.Config(both.app, interface="asgi3", log_config=None, lifespan="off")
+        config.load()
+        config.http_protocol_class = connection_class(both.respond, lambda: both.admits)
+        server = uvicorn.Server(config)
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            running = asyncio.create_task(server.serve(sockets=[listener]))
+            while not server.started:
+                await asyncio.sleep(0.01)
+            try:
+                return await ask(listener.getsockname()[1])
+            finally:
+                server.should_exit = True
+                await running
+
+    return asyncio.run(main())
+
+
+def test_a_whole_request_is_answered_at_once() -> None:
+    assert exchange(post("/a%20b", b"xyz"), 1) == [b"at once /a b xyz"]
+
+
+def test_requests_follow_each_other_on_a_connection() -> None:
+    assert exchange(post("/1", b"a") + post("/2", b"b") + post("/3", b""), 3) == [
+        b"at once /1 a", b"by Serve /2 b", b"by Serve /3 ",
+    ]  # fmt: skip
+
+
+def test_streams_and_chunks_go_by_serve() -> None:
+    ndjson = post("/n", b"1\n", "content-type: application/x-ndjson")
+    assert exchange(ndjson, 1) == [b"by Serve /n 1\n"]
+    chunked = b"POST /c HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"
+    assert exchange(chunked, 1) == [b"by Serve /c ab"]
+    assert exchange(post("/-/healthz", b""), 1) == [b"by Serve /-/healthz "]
+
+
+def test_a_full_replica_leaves_requests_to_serve() -> None:
+    assert exchange(post("/1", b"a"), 1, Both(admits=False)) == [b"by Serve /1 a"]
+
+
+def test_a_connection_closes_where_the_client_asks() -> None:
+    async def ask(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post("/1", b"a", "connection: close"))
+        answer = await asyncio.wait_for(reader.read(), 10)  # ends only because the server closes
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    answer = served(Both(), ask)
+    assert b"connection: close\r\n" in answer
+    assert answer.endswith(b"at once /1 a")
