@@ -1,9 +1,9 @@
 """The loader's inner loops: compiled where Raymill was installed with a C compiler, else in numpy.
 
-Both give the same, to the bit. Columns of a few megabytes are best held until all are there, and become rows
-in one step, each written once. Where there are more, they become rows in two steps, so that memory is written in
-long runs: `stack` puts each column into blocks of rows, column after column, as it is decoded; `weave` then turns
-every block, small enough for a core's cache, into rows where it stands.
+Both give the same, to the bit. Columns of a few megabytes are best held until all are there, and become
+rows in one step, each written once. Where there are more, they become rows in two steps, so that memory is
+written in long runs: `stack` puts each column into blocks of rows, column after column, as it is decoded;
+`weave` then turns every block, small enough for a core's cache, into rows where it stands.
 
 The compiled module is `raymill_kernels`, beside this package and not in it: a job's upload carries the
 package to the nodes, whatever they run on, and each node has the compiled part from its own installation.

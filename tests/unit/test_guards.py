@@ -39,8 +39,8 @@ LEVEL = {area: level for level, areas in LEVELS.items() for area in areas}
 RAY = ("ray", "xgboost_ray")
 HEAVY = (*RAY, "torch", "tensorflow", "xgboost", "keras")
 RIM = {
-    "raymill.search.tune", "raymill.serving.deployment", "raymill.serving.ingress", "raymill.serving.ray_metrics",
-    "raymill.serving.ray_overrides", "raymill.train.signals", "raymill.train.tune_report",
+    "raymill.search.tune", "raymill.serving.deployment", "raymill.serving.ingress",
+    "raymill.serving.ray_metrics", "raymill.serving.ray_overrides", "raymill.train.signals", "raymill.train.tune_report",
     "raymill.train.final_errors", "raymill.train.xgboost_ddp", "raymill.train.xgboost_failures",
     "raymill.train.xgboost_measure",
 }  # fmt: skip
