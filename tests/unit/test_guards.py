@@ -40,9 +40,9 @@ RAY = ("ray", "xgboost_ray")
 HEAVY = (*RAY, "torch", "tensorflow", "xgboost", "keras")
 RIM = {
     "raymill.search.tune", "raymill.serving.deployment", "raymill.serving.ingress",
-    "raymill.serving.ray_metrics", "raymill.serving.ray_overrides", "raymill.train.signals", "raymill.train.tune_report",
-    "raymill.train.final_errors", "raymill.train.xgboost_ddp", "raymill.train.xgboost_failures",
-    "raymill.train.xgboost_measure",
+    "raymill.serving.ray_metrics", "raymill.serving.ray_overrides", "raymill.train.final_errors",
+    "raymill.train.signals", "raymill.train.tune_report", "raymill.train.xgboost_ddp",
+    "raymill.train.xgboost_failures", "raymill.train.xgboost_measure",
 }  # fmt: skip
 """Modules that import Ray when they are imported; each is reached by name only, when work starts."""
 FRAMEWORK = RIM | {
