@@ -81,7 +81,7 @@ def grpc(form: Form, connections: int, seconds: int) -> Load:
         body.write_bytes(b"\0" + len(form.body).to_bytes(4, "big") + form.body)
         headers = [f"-H{name}: {value}" for name, value in form.headers.items()]
         done = subprocess.run(
-            ["h2load", "-t1", f"-c{connections}", "-m1", f"-D{seconds}", "--warm-up-time=0.5", f"-d{body}",
+            ["h2load", "-t1", f"-c{connections}", "-m1", f"-D{seconds}", "--warm-up-time=1", f"-d{body}",
              f"--log-file={log}", "-Hcontent-type: application/grpc", "-Hte: trailers", *headers, form.url],
             check=True, capture_output=True, text=True,
         )  # fmt: skip
