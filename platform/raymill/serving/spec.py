@@ -29,8 +29,8 @@ class AutoscalingSpec(Spec):
     max_replicas: int = Field(default=2, ge=1)
     target_ongoing_requests: float = Field(default=16, gt=0)
     """Requests a replica should be working on; more start replicas, fewer stop them."""
-    look_back_period_s: float = Field(default=10, gt=0)
-    """Seconds over which the load is averaged."""
+    look_back_period_s: float = Field(default=15, gt=10)
+    """Seconds over which the load is averaged; more than the 10 s at which replicas report it."""
     upscale_delay_s: float = Field(default=5, ge=0)
     downscale_delay_s: float = Field(default=60, ge=0)
     downscale_to_zero_delay_s: float | None = Field(default=None, ge=0)
