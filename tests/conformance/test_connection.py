@@ -20,6 +20,8 @@ class Both:
         self.admits = admits
 
     async def respond(self, request: Request) -> tuple[int, list[Header], bytes]:
+        if request.path == "/fails":
+            raise RuntimeError("nobody foresaw this")
         await asyncio.sleep(0.01)  # so that what is pipelined comes meanwhile
         body = b"at once %s %s" % (request.path.encode(), request.body)
         return 200, [(b"content-length", b"%d" % len(body))], b"" if request.method == "HEAD" else body
@@ -113,3 +115,9 @@ def test_a_connection_closes_where_the_client_asks() -> None:
     answer = served(Both(), ask)
     assert b"connection: close\r\n" in answer
     assert answer.endswith(b"at once /1 a")
+
+
+def test_what_nobody_foresaw_is_answered_and_the_connection_goes_on() -> None:
+    found = exchange(post("/fails", b"1") + post("/b", b"2"), 2)
+    assert found[0] == b"internal server error\n"
+    assert found[1].endswith(b"/b 2")

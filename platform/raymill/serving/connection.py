@@ -8,6 +8,7 @@ paths and a replica with as many requests as it may have take the way through Se
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote
@@ -19,10 +20,13 @@ from raymill.serving import ndjson
 from raymill.serving.http import Header, Request
 from raymill.serving.http_body import media_type
 
+log = logging.getLogger(__name__)
+
 MAX_BODY_BYTES = 4 << 20  # beyond it uvicorn's flow control is worth its price
 
 Respond = Callable[[Request], Awaitable[tuple[int, list[Header], bytes]]]
 """Returns status, headers and body."""
+_FAILED: list[Header] = [(b"content-type", b"text/plain"), (b"content-length", b"22")]
 Admit = Callable[[], bool]
 """Returns whether one more request may be answered at once."""
 
@@ -98,7 +102,11 @@ def connection_class(respond: Respond, admit: Admit) -> type[HttpToolsProtocol]:
             return Request(parser.get_method().decode("ascii"), path, b"", headers, url.query or b"")
 
         async def _answer(self, exchange: _Exchange) -> None:
-            status, headers, body = await respond(exchange.request)
+            try:
+                status, headers, body = await respond(exchange.request)
+            except Exception:  # the application turns what it foresees into answers
+                log.exception("%s %s failed", exchange.request.method, exchange.request.path)
+                status, headers, body = 500, _FAILED, b"internal server error\n"
             if exchange.disconnected:
                 return
             lines = [STATUS_LINE[status]]
