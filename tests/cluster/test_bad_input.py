@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,19 @@ def test_what_a_worker_finds_reaches_the_person_whole_and_at_once(
     assert len(str(caught.value).splitlines()) == 1
     assert workers_started() == before + 2, "trying again gives the same"
     assert not (joined.storage / "models" / "bad").exists()
+    deadline = time.monotonic() + 30
+    while reserved() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not reserved(), "this process goes on, and others want the CPUs"
+    assert not multiprocessing.active_children(), "Python would wait for them before it ends"
+
+
+def reserved() -> list[str]:
+    """Return the placement groups that hold or wait for resources."""
+    from ray.util import placement_group_table
+
+    groups = placement_group_table().items()
+    return [name for name, group in groups if group["state"] in ("CREATED", "PENDING")]
 
 
 def test_a_run_that_diverges_ends_at_once_and_says_where(

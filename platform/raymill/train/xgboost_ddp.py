@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from ray.util.placement_group import remove_placement_group
 from xgboost_ray import RayDMatrix, RayParams
+from xgboost_ray import main as xgboost_ray_main
 from xgboost_ray import train as xgboost_ray_train
 from xgboost_ray.data_sources import DataSource
 
 from raymill import cluster
-from raymill.errors import RaymillError
+from raymill.errors import RaymillError, Unavailable
 from raymill.flavors.options import best_round
 from raymill.flavors.xgboost_flavor import XGBoostConfig, booster_of, feature_names, feature_types
 from raymill.train.base import Outcome, TrainJob
@@ -135,13 +138,54 @@ def _boost(job: TrainJob, *arguments: Any, **named: Any) -> Any:
 def _run(job: TrainJob, *arguments: Any, **named: Any) -> Any:
     """Run xgboost-ray. Raises RaymillError for whatever its actors failed of."""
     try:
-        return xgboost_ray_train(*arguments, **named)
+        with _cleared():
+            return xgboost_ray_train(*arguments, **named)
     except Ended as ended:
         error = ended.error
+    except TimeoutError:
+        error = Unavailable(
+            f"the cluster had no room for {named['ray_params'].num_actors} workers of "
+            f"{named['ray_params'].cpus_per_actor} CPUs in time, others use it; submit again when they have "
+            "ended, or ask for fewer workers"
+        )
     except RuntimeError as failed:
         error = cause(failed, job.spec.max_failures + 1)
     gc.collect()  # as above: no frame may hold the actors
     raise error
+
+
+@contextmanager
+def _cleared() -> Iterator[None]:
+    """Give back what xgboost-ray reserved, and end what it started, when an unforeseen error ends it.
+
+    It tidies up itself only after what it foresaw. Its tracker, a process, would keep ours from ending, and
+    the placement group its CPUs for as long as ours lives: a notebook or a test trains again.
+    """
+    made: list[Any] = []
+    trackers: list[Any] = []
+    reserve, start = xgboost_ray_main.placement_group, xgboost_ray_main._start_rabit_tracker
+
+    def reserved(*arguments: Any, **named: Any) -> Any:
+        made.append(reserve(*arguments, **named))
+        return made[-1]
+
+    def started(*arguments: Any, **named: Any) -> Any:
+        tracker, variables = start(*arguments, **named)
+        trackers.append(tracker)
+        return tracker, variables
+
+    xgboost_ray_main.placement_group, xgboost_ray_main._start_rabit_tracker = reserved, started
+    try:
+        yield
+    except BaseException:
+        for group in made:
+            remove_placement_group(group)
+        for tracker in trackers:
+            tracker.terminate()
+            tracker.join()
+        raise
+    finally:
+        xgboost_ray_main.placement_group, xgboost_ray_main._start_rabit_tracker = reserve, start
 
 
 def _history(told: dict[str, Any]) -> list[dict[str, float]]:
