@@ -1,4 +1,4 @@
-"""The replica's own servers: requests that need nothing of Serve's wrappers are answered without them.
+"""The replica's HTTP server: requests that need nothing of Serve's wrappers are answered without them.
 
 Reaches into Ray's replica, whose names are those of the pinned Ray; where one is missing, requests take
 Serve's ordinary way, and the log says so. What Serve must know is kept true: ongoing requests, on which
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -19,23 +18,22 @@ from raymill.serving.http import Header, HttpApp, Request
 
 log = logging.getLogger(__name__)
 
-Grpc = Callable[[Any, bytes, Any], Any]
-"""Answers an RPC's bytes: its method, the bytes, the context."""
-
 
 class Accounts:
     """What Serve's replica counts of a request, kept by its own means."""
 
-    def __init__(self, replica: Any, protocol: str) -> None:
+    def __init__(self, replica: Any) -> None:
         from ray.serve._private.common import RequestMetadata, RequestProtocol
 
-        self._slots, self._metrics = replica._semaphore, replica._metrics_manager
-        self._route = replica._route_prefix if protocol == "HTTP" else replica._deployment_id.app_name
+        self._slots, metrics = replica._semaphore, replica._metrics_manager
+        # looked up now, so that a missing name shows before a request does
+        self._begin, self._end = metrics.inc_num_ongoing_requests, metrics.dec_num_ongoing_requests
+        self._record = metrics.record_request_metrics
+        self._route = replica._route_prefix
         self._metadata = RequestMetadata(
             request_id="", internal_request_id="", is_direct_ingress=True,
-            _request_protocol=RequestProtocol(protocol),
+            _request_protocol=RequestProtocol.HTTP,
         )  # fmt: skip
-        self.inc, self.dec = (self._metrics.inc_num_ongoing_requests, self._metrics.dec_num_ongoing_requests)
 
     def admit(self) -> bool:
         """Whether the replica has fewer requests than it may."""
@@ -43,15 +41,13 @@ class Accounts:
 
     async def enter(self) -> float:
         await self._slots.acquire()
-        self.inc(self._metadata)
+        self._begin(self._metadata)
         return time.perf_counter()
 
     def leave(self, started: float, broke: bool) -> None:
-        self.dec(self._metadata)
+        self._end(self._metadata)
         self._slots.release()
-        self._metrics.record_request_metrics(
-            route=self._route, latency_ms=(time.perf_counter() - started) * 1000, is_error=broke
-        )
+        self._record(route=self._route, latency_ms=(time.perf_counter() - started) * 1000, is_error=broke)
 
 
 def install(app: HttpApp) -> bool:
@@ -61,7 +57,7 @@ def install(app: HttpApp) -> bool:
     """
     try:
         replica = _replica()
-        accounts = Accounts(replica, "HTTP")
+        accounts = Accounts(replica)
         start = replica._maybe_start_direct_ingress_servers
         if replica._route_prefix != "/":
             return False  # Serve takes the prefix off
