@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -120,6 +121,12 @@ def test_status_metadata_and_health(served: str) -> None:
     assert signature["outputs"]["probability"]["tensor_shape"]["dim"] == [{"size": "-1", "name": ""}]
     assert call(f"{served}/healthz") == (200, {"status": "ok", "models": ["flights", "flights-xgboost"]})
     assert call(f"{served}/v1/models/flightz")[0] == 404
+
+
+def test_requests_pass_serves_wrappers(served: str) -> None:
+    """Serve names requests by UUIDs; an id of process and number says that our connection answered."""
+    with urllib.request.urlopen(f"{served}/v1/models/flights", timeout=30) as response:
+        assert re.fullmatch("[0-9a-f]{16}-[0-9a-f]+", response.headers["x-request-id"])
 
 
 def test_every_protocol_over_http_gives_the_published_scores(
