@@ -16,7 +16,7 @@ from raymill.scratch import scratch, sweep
 HOLD = (
     "import sys, time; from raymill.scratch import scratch\n"
     "with scratch('held') as folder:\n"
-    "  print(folder, flush=True); (folder / 'big').write_text('x'); time.sleep(60)"
+    "  (folder / 'big').write_text('x'); print(folder, flush=True); time.sleep(60)"
 )
 
 
