@@ -12,10 +12,17 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, Cluster, closing_line
 
+from raymill.serving.proto import oip_messages_pb2 as pb
+
+CONTENTS = {
+    "BYTES": "bytes_contents", "INT32": "int_contents", "INT64": "int64_contents",
+    "FP32": "fp32_contents", "FP64": "fp64_contents", "BOOL": "bool_contents",
+}  # fmt: skip
 SMALL = ["--set", "flavors.torch.epochs=1", "--set", "flavors.xgboost.rounds=20"]
 
 
@@ -127,6 +134,38 @@ def test_requests_pass_serves_wrappers(served: str) -> None:
     """Serve names requests by UUIDs; an id of process and number says that our connection answered."""
     with urllib.request.urlopen(f"{served}/v1/models/flights", timeout=30) as response:
         assert re.fullmatch("[0-9a-f]{16}-[0-9a-f]+", response.headers["x-request-id"])
+
+
+def test_grpc_gives_the_published_scores_past_serves_wrappers(
+    served: str, cluster: Cluster, trained: dict[str, dict[str, Any]]
+) -> None:
+    """Serve names every answer of its own way in the trailing metadata; ours repeat a client's name."""
+    golden = json.loads((Path(trained["torch"]["path"]) / "golden.json").read_text())
+    with grpc.insecure_channel(f"127.0.0.1:{cluster.grpc_port}") as channel:
+
+        def rpc(name: str, request: Any, answer: Any, **metadata: str) -> tuple[Any, dict[str, Any]]:
+            method = f"/inference.GRPCInferenceService/{name}"
+            call = channel.unary_unary(method, response_deserializer=answer.FromString).with_call
+            found, about = call(
+                request.SerializeToString(), metadata=tuple(metadata.items()), timeout=30, wait_for_ready=True
+            )
+            return found, dict(about.trailing_metadata())
+
+        about, _ = rpc("ModelMetadata", pb.ModelMetadataRequest(name="flights"), pb.ModelMetadataResponse)
+        request = pb.ModelInferRequest(model_name="flights", model_version="production")
+        for tensor in about.inputs:
+            values = golden["inputs"][tensor.name]
+            given = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=[len(values)])
+            getattr(given.contents, CONTENTS[tensor.datatype]).extend(
+                [value.encode() for value in values] if tensor.datatype == "BYTES" else values
+            )
+        answer, trailing = rpc("ModelInfer", request, pb.ModelInferResponse)
+        assert list(answer.outputs[0].contents.fp32_contents) == pytest.approx(golden["scores"], abs=1e-5)
+        assert "request_id" not in trailing
+        _, trailing = rpc("ModelInfer", request, pb.ModelInferResponse, request_id="mine")
+        assert trailing["request_id"] == "mine"
+        with pytest.raises(grpc.RpcError, match="nothere"):
+            rpc("ModelInfer", request, pb.ModelInferResponse, application="nothere")
 
 
 def test_every_protocol_over_http_gives_the_published_scores(

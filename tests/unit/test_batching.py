@@ -77,6 +77,25 @@ def test_what_arrives_while_the_model_works_is_the_next_batch() -> None:
     assert model.calls == [1, 5]
 
 
+def test_requests_heard_in_turns_of_their_own_share_a_call_of_a_model_that_takes_its_time() -> None:
+    quick, slow = Model(), Model(seconds=0.001)
+
+    async def ask(model: Model) -> None:
+        found = batcher(model)
+        await found.predict(rows(0))  # tells how long a call takes
+        asked = []
+        for value in range(4):
+            asked.append(asyncio.create_task(found.predict(rows(value))))
+            for _ in range(3):
+                await asyncio.sleep(0)
+        assert [float(scores[0]) for scores in await asyncio.gather(*asked)] == [0.0, 2.0, 4.0, 6.0]
+
+    asyncio.run(ask(quick))
+    asyncio.run(ask(slow))
+    assert slow.calls == [1, 4]
+    assert quick.calls == [1, 1, 1, 1, 1], "what takes no time waits for nobody"
+
+
 def test_a_lone_request_does_not_wait_and_crowds_do() -> None:
     model = Model()
 

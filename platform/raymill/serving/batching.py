@@ -1,6 +1,7 @@
 """Dynamic batching: requests that are there at the same time go through the model together.
 
-Adaptive in three ways. A lone request never waits. What arrives while the model is busy is the next batch,
+Adaptive in four ways. A lone request never waits for others. Before a call, the loop hears what else has come,
+for a tenth of what the call will take. What arrives while the model is busy is the next batch,
 so batches grow with the load by themselves. And a model that answers within `INLINE_S` is called on the
 event loop, where a hop to a thread and back would cost more than the call; a slower one in a thread of its
 own, so that the loop goes on refusing, timing out and answering for other models meanwhile.
@@ -24,6 +25,8 @@ from raymill.serving.spec import BatchingSpec
 from raymill.serving.statistics import ModelStatistics
 
 INLINE_S = 0.002
+TURN_S = 50e-6  # one more turn of the loop, of some 5 us, for so much of a call's time
+MAX_TURNS = 8
 MIN_RETRY_S = 0.05
 
 Predict = Callable[[Features], np.ndarray]
@@ -99,7 +102,21 @@ class Batcher:
         if self._crowded and self._spec.max_wait_ms and not full:
             self._next = loop.call_later(self._spec.max_wait_ms / 1000, self._start, loop)
         else:
-            self._next = loop.call_soon(self._start, loop)
+            self._next = loop.call_soon(self._gather, loop, 0, 0)
+
+    def _gather(self, loop: asyncio.AbstractEventLoop, before: int, quiet: int) -> None:
+        """Start when some turns of the loop brought nothing: other requests were read and not yet heard.
+
+        Over gRPC each is heard in a turn of its own, and models would be called row by row.
+        """
+        now = len(self._waiting)
+        quiet = 0 if now > before else quiet + 1
+        size = self._rows.bit_length()
+        likely_s = max((took for of, took in self._seconds.items() if of <= size), default=0.0)
+        if self._rows < self._spec.max_rows and quiet < min(likely_s / TURN_S, MAX_TURNS):
+            self._next = loop.call_soon(self._gather, loop, now, quiet)
+        else:
+            self._start(loop)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._next = None

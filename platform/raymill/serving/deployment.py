@@ -53,15 +53,16 @@ class ModelServer:
             remote={name: _remote(handle) for name, handle in own.items()},
         )
         self._plane.load()
-        self._grpc: dict[str, rpc.GrpcProtocol] = {}
+        self._grpc: dict[str, rpc.Handler] = {}
         for name in self._spec.grpc_protocols:
             protocol = GRPC_PROTOCOLS.load(name)(self._plane)
-            self._grpc |= {method.full_name: protocol for method in rpc.methods(type(protocol))}
+            for method in rpc.methods(type(protocol)):
+                self._grpc[method.full_name] = rpc.handler(protocol, self._plane, method)
         self._exporter = Exporter(metrics)
         self._follower = asyncio.get_running_loop().create_task(self._follow())
 
     def __serve_build_asgi_app__(self) -> HttpApp:
-        ingress.install(self._app(names_requests=True))
+        ingress.install(self._app(names_requests=True), self._grpc)
         return self._app(names_requests=False)  # there Serve itself puts x-request-id on every answer
 
     def _app(self, *, names_requests: bool) -> HttpApp:
@@ -90,7 +91,7 @@ class ModelServer:
 
 def _rpc(method: Any) -> Callable[..., Any]:
     async def answer(self: ModelServer, request: bytes, grpc_context: Any) -> Any:
-        return await rpc.call(self._grpc[method.full_name], self._plane, method, request, grpc_context)
+        return await self._grpc[method.full_name](request, grpc_context)
 
     answer.__name__ = method.name
     return answer

@@ -1,4 +1,4 @@
-"""The replica's HTTP server: requests that need nothing of Serve's wrappers are answered without them.
+"""A replica's servers: requests that need nothing of Serve's wrappers are answered without them.
 
 Reaches into Ray's replica, whose names are those of the pinned Ray; where one is missing, requests take
 Serve's ordinary way, and the log says so. What Serve must know is kept true: ongoing requests, on which
@@ -9,31 +9,41 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import grpc
 import ray
 
 from raymill.serving.connection import connection_class
 from raymill.serving.http import Header, HttpApp, Request
+from raymill.serving.rpc import Handler
 
 log = logging.getLogger(__name__)
 
+REQUEST_ID = "request_id"
+ServeHandler = Callable[[Any, Any], Awaitable[bytes]]
+
 
 class Accounts:
-    """What Serve's replica counts of a request, kept by its own means."""
+    """What Serve's replica counts of the requests of one protocol, kept by its own means."""
 
-    def __init__(self, replica: Any) -> None:
+    def __init__(self, replica: Any, protocol: str) -> None:
         from ray.serve._private.common import RequestMetadata, RequestProtocol
 
         self._slots, metrics = replica._semaphore, replica._metrics_manager
         # looked up now, so that a missing name shows before a request does
         self._begin, self._end = metrics.inc_num_ongoing_requests, metrics.dec_num_ongoing_requests
-        self._record = metrics.record_request_metrics
-        self._route = replica._route_prefix
+        self._record, self._record_ingress = (
+            metrics.record_request_metrics,
+            metrics.record_ingress_request_metrics,
+        )
+        self._protocol = RequestProtocol[protocol]
+        self._deployment, self.application = replica._deployment_id.name, replica._deployment_id.app_name
+        self._route = replica._route_prefix if protocol == "HTTP" else self.application
         self._metadata = RequestMetadata(
-            request_id="", internal_request_id="", is_direct_ingress=True,
-            _request_protocol=RequestProtocol.HTTP,
-        )  # fmt: skip
+            request_id="", internal_request_id="", is_direct_ingress=True, _request_protocol=self._protocol
+        )
 
     def admit(self) -> bool:
         """Whether the replica has fewer requests than it may."""
@@ -44,26 +54,44 @@ class Accounts:
         self._begin(self._metadata)
         return time.perf_counter()
 
-    def leave(self, started: float, broke: bool) -> None:
+    def leave(self, started: float, broke: bool) -> float:
+        """Return the milliseconds that the request took."""
         self._end(self._metadata)
         self._slots.release()
-        self._record(route=self._route, latency_ms=(time.perf_counter() - started) * 1000, is_error=broke)
+        took_ms = (time.perf_counter() - started) * 1000
+        self._record(route=self._route, latency_ms=took_ms, is_error=broke)
+        return took_ms
+
+    def count(self, method: str, code: str, took_ms: float) -> None:
+        """Count an answer by its code, as HAProxy does for HTTP."""
+        self._record_ingress(
+            protocol=self._protocol, method=method, route=self._route, app_name=self.application,
+            deployment_name=self._deployment, latency_ms=took_ms, is_error=code != "OK", status_code=code,
+        )  # fmt: skip
 
 
-def install(app: HttpApp) -> bool:
-    """Have this replica answer over HTTP through `app` where it can; returns whether it will.
+def install(app: HttpApp, methods: Mapping[str, Handler]) -> bool:
+    """Have this replica answer through `app` and `methods` where it can; returns whether it will.
 
     To be called before the replica's servers start.
+
+    Args:
+        methods: By full name, package.Service.Method, what answers an RPC.
     """
     try:
         replica = _replica()
-        accounts = Accounts(replica)
-        start = replica._maybe_start_direct_ingress_servers
-        if replica._route_prefix != "/":
-            return False  # Serve takes the prefix off
+        _install_http(replica, app)
+        _install_grpc(replica, methods)
     except Exception as error:  # whatever another Ray has in its place
         log.warning("requests take Serve's ordinary way, which is slower: %r", error)
         return False
+    return True
+
+
+def _install_http(replica: Any, app: HttpApp) -> None:
+    accounts, start = Accounts(replica, "HTTP"), replica._maybe_start_direct_ingress_servers
+    if replica._route_prefix != "/":
+        return  # Serve takes the prefix off
 
     async def respond(request: Request) -> tuple[int, list[Header], bytes]:
         started, status = await accounts.enter(), 500
@@ -82,7 +110,41 @@ def install(app: HttpApp) -> bool:
             server.config.http_protocol_class = connection_class(respond, accounts.admit)
 
     replica._maybe_start_direct_ingress_servers = start_servers
-    return True
+
+
+def _install_grpc(replica: Any, methods: Mapping[str, Handler]) -> None:
+    accounts, make = Accounts(replica, "GRPC"), replica._direct_ingress_service_handler_factory
+    own = {"/" + "/".join(name.rsplit(".", 1)): method for name, method in methods.items()}
+
+    def factory(service_method: str, streaming_type: Any) -> Any:
+        theirs = make(service_method, streaming_type)
+        if service_method not in own or streaming_type.name != "UNARY_UNARY":
+            return theirs
+        return _unary(accounts, service_method, own[service_method], theirs)
+
+    replica._direct_ingress_service_handler_factory = factory
+
+
+def _unary(accounts: Accounts, name: str, mine: Handler, theirs: ServeHandler) -> ServeHandler:
+    """Return what answers one RPC: `mine`, or Serve's `theirs` where Serve has something to say."""
+    here = ("", accounts.application)
+
+    async def handle(request: bytes, context: Any) -> bytes:
+        metadata = dict(context.invocation_metadata())
+        if not accounts.admit() or metadata.get("application", "") not in here:
+            return await theirs(request, context)
+        if REQUEST_ID in metadata:
+            context.set_trailing_metadata(((REQUEST_ID, metadata[REQUEST_ID]),))
+        started, code = await accounts.enter(), grpc.StatusCode.CANCELLED
+        try:
+            answer = await mine(request, context)
+            code = context.code() or grpc.StatusCode.OK
+            return bytes(answer.SerializeToString())
+        finally:
+            took_ms = accounts.leave(started, code is not grpc.StatusCode.OK)
+            accounts.count(name, code.name, took_ms)
+
+    return handle
 
 
 def _replica() -> Any:

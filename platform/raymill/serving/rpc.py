@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, ClassVar, Protocol
 
 import grpc
@@ -54,31 +54,43 @@ def methods(protocol: type[GrpcProtocol]) -> Iterator[Any]:
         yield from service.methods
 
 
-async def call(protocol: GrpcProtocol, plane: Plane, method: Any, request: bytes, context: Any) -> Any:
-    """Return the answer to the bytes of a request, or an empty message, with code and text in `context`."""
-    started = time.perf_counter()
-    code, message, answer = grpc.StatusCode.OK, None, None
-    try:
-        message = message_factory.GetMessageClass(method.input_type).FromString(request)
-        answer = await getattr(protocol, method.name)(message)
-        return answer
-    except DecodeError as error:
-        code, text = grpc.StatusCode.INVALID_ARGUMENT, f"the bytes are no {method.input_type.name}: {error}"
-    except RaymillError as error:
-        code, text = STATUS[error.kind], str(error)
-        retry_after_s = getattr(error, "retry_after_s", None)
-        if retry_after_s is not None:
-            context.set_trailing_metadata((("grpc-retry-pushback-ms", str(round(retry_after_s * 1000))),))
-    except Exception:
-        log.exception("rpc %s failed", method.full_name)
-        code, text = grpc.StatusCode.INTERNAL, "internal error; the server's log has it"
-    finally:
-        model, version = protocol.about(message, answer)
-        seconds = time.perf_counter() - started
-        plane.observe(protocol.name, model, version, code.name, seconds)
-    context.set_code(code)
-    context.set_details(text[:2048])  # it travels in a header, of which a client takes 8 KiB in all
-    return message_factory.GetMessageClass(method.output_type)()
+Handler = Callable[[bytes, Any], Awaitable[Any]]
+"""Answers the bytes of a request with a message, an empty one with code and text in the context on errors."""
+
+
+def handler(protocol: GrpcProtocol, plane: Plane, method: Any) -> Handler:
+    """Return what answers one method of a protocol."""
+    parse = message_factory.GetMessageClass(method.input_type).FromString
+    empty = message_factory.GetMessageClass(method.output_type)
+    answer_of = getattr(protocol, method.name)
+
+    async def handle(request: bytes, context: Any) -> Any:
+        started = time.perf_counter()
+        code, message, answer = grpc.StatusCode.OK, None, None
+        try:
+            message = parse(request)
+            answer = await answer_of(message)
+            return answer
+        except DecodeError as error:
+            code = grpc.StatusCode.INVALID_ARGUMENT
+            text = f"the bytes are no {method.input_type.name}: {error}"
+        except RaymillError as error:
+            code, text = STATUS[error.kind], str(error)
+            retry_after_s = getattr(error, "retry_after_s", None)
+            if retry_after_s is not None:
+                pushback = ("grpc-retry-pushback-ms", str(round(retry_after_s * 1000)))
+                context.set_trailing_metadata((pushback,))
+        except Exception:
+            log.exception("rpc %s failed", method.full_name)
+            code, text = grpc.StatusCode.INTERNAL, "internal error; the server's log has it"
+        finally:
+            model, version = protocol.about(message, answer)
+            plane.observe(protocol.name, model, version, code.name, time.perf_counter() - started)
+        context.set_code(code)
+        context.set_details(text[:2048])  # it travels in a header, of which a client takes 8 KiB in all
+        return empty()
+
+    return handle
 
 
 def add_service(service: Any, servicer: Any, server: Any) -> None:
@@ -114,14 +126,7 @@ class _Servicer:
 
     def __init__(self, protocol: GrpcProtocol, plane: Plane) -> None:
         for method in methods(type(protocol)):
-            setattr(self, method.name, self._method(protocol, plane, method))
-
-    @staticmethod
-    def _method(protocol: GrpcProtocol, plane: Plane, method: Any) -> Any:
-        async def answer(request: Any, context: Any) -> Any:
-            return await call(protocol, plane, method, request, context)
-
-        return answer
+            setattr(self, method.name, handler(protocol, plane, method))
 
 
 def server(plane: Plane, address: str) -> tuple[Any, int]:
