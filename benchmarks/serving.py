@@ -1,6 +1,7 @@
 """Is Raymill the fastest Python model server, and how far is it from what its ingress can do?
 
-One network (28 floats, 64 units, 3 classes; the same exported torch program for everybody), one load
+One network (28 floats, 64 units, 3 classes; the same exported torch program for everybody,
+and ours as it is published besides), one load
 generator, all servers up at the same time, asked by turns. HTTP: a row by one and by 32 clients, 128 rows
 by 8; the same 128 rows as JSON and as a binary tensor; gRPC with messages made beforehand; and what the
 server adds to the bare predict call of four frameworks.
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -30,7 +33,8 @@ from common import calls_per_second, console, finish
 from rich.table import Table
 from serving_load import Form, Load
 
-FLAVORS = ("torch", "tensorflow", "xgboost", "onnx")
+MODELS = ("program", "torch", "tensorflow", "xgboost")
+"""`program` is the exported torch program that the peers serve, `torch` what is published: a graph beside it."""
 JSON = {"content-type": "application/json"}
 PEERS = ("MLServer", "LitServe", "BentoML")
 BATCH = 128
@@ -43,11 +47,12 @@ Run = Callable[[Form, int, int], Load]
 def main() -> None:
     options = arguments()
     load.tools()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every server is ended
     with tempfile.TemporaryDirectory(prefix="rbm-") as folder:
         root = Path(folder)
-        program = models.publish("torch", root) / "model.pt2"
-        for flavor in FLAVORS[1:]:
-            models.publish(flavor, root)
+        program = models.publish("program", root) / "model.pt2"
+        for name in MODELS[1:]:
+            models.publish(name, root)
         figures = default_row(program, options)
         with ExitStack() as stack:
             http, grpc = start(stack, program, root, options)
@@ -81,7 +86,7 @@ def start(
     """Start all servers; return the HTTP and gRPC requests by number of rows and server."""
     spec = {
         "repository": str(root), "grpc_protocols": ["oip_grpc"],
-        "models": {flavor: {"serve": ["latest"]} for flavor in ("torch", "onnx")},
+        "models": {name: {"serve": ["latest"]} for name in MODELS[:2]},
     }  # fmt: skip
     prefixes = {"models": "/", "plain": "/plain", "raw": "/raw"}
     http_port, grpc_port = stack.enter_context(
@@ -94,8 +99,8 @@ def start(
     limit = stack.enter_context(servers.limit())
     http = {
         rows: {
-            "Raymill": tfs(http_port, "/v1/models/torch:predict", rows),
-            "Raymill, ONNX": tfs(http_port, "/v1/models/onnx:predict", rows),
+            "Raymill": tfs(http_port, "/v1/models/program:predict", rows),
+            "Raymill, as published": tfs(http_port, "/v1/models/torch:predict", rows),
             "Raymill, OIP JSON": oip(http_port, rows),
             "Raymill, OIP binary": oip_binary(http_port, rows),
             "Ray Serve, HAProxy, throughput": tfs(http_port, "/plain", rows),
@@ -111,8 +116,8 @@ def start(
         check(forms)
     grpc = {
         rows: {
-            "Raymill": oip_grpc(grpc_port, "torch", rows),
-            "Raymill, ONNX": oip_grpc(grpc_port, "onnx", rows),
+            "Raymill": oip_grpc(grpc_port, "program", rows),
+            "Raymill, as published": oip_grpc(grpc_port, "torch", rows),
             "MLServer": oip_grpc(ml_grpc, "torch", rows),
         }
         for rows in (1, BATCH)
@@ -130,39 +135,43 @@ def measure(http: dict[int, Any], grpc: dict[int, Any], options: argparse.Namesp
     calls = {rows: take(grpc[rows], 32, options, load.grpc) for rows in (1, BATCH)}
     for rows, found in calls.items():
         show(f"gRPC, {rows} rows", {32: found})
+    limit = next(name for name in many if name.startswith("limit"))
     plain, raw = "Ray Serve, HAProxy, throughput", "Ray Serve, the same, raw ASGI"
     return {
         "http_vs_best_peer": min(ratio(many, "Raymill", peer) for peer in PEERS),
         "http_vs_ray_haproxy": ratio(many, "Raymill", plain),
         "p50_vs_raw_asgi": ratio(one, "Raymill", raw, "p50_us"),
-        "limit_share": ratio(many, "Raymill", next(name for name in many if name.startswith("limit"))),
+        "limit_share": ratio(many, "Raymill", limit),
         "batch_vs_best_peer": min(ratio(batch, "Raymill", peer) for peer in PEERS),
         "binary_vs_json": ratio(batch, "Raymill, OIP binary", "Raymill, OIP JSON"),
         "grpc_vs_mlserver": min(ratio(found, "Raymill", "MLServer") for found in calls.values()),
         "http_c32_per_s": median(many["Raymill"], "per_s"),
-        "onnx_vs_torch_c32": ratio(many, "Raymill, ONNX", "Raymill"),
-        "onnx_vs_torch_batch": ratio(batch, "Raymill, ONNX", "Raymill"),
+        "published_c32_per_s": median(many["Raymill, as published"], "per_s"),
+        "published_limit_share": ratio(many, "Raymill, as published", limit),
+        "onnx_vs_torch_c32": ratio(many, "Raymill, as published", "Raymill"),
+        "onnx_vs_torch_batch": ratio(batch, "Raymill, as published", "Raymill"),
     }
 
 
 def overheads(root: Path, options: argparse.Namespace) -> dict[str, float]:
     """Measure the time of one client's request beyond that of the bare predict call, by framework."""
-    from raymill.flavors import FLAVORS as TABLE
+    from raymill.flavors import FLAVORS
 
-    spec = {"repository": str(root), "models": {flavor: {"serve": ["latest"]} for flavor in FLAVORS}}
+    spec = {"repository": str(root), "models": {name: {"serve": ["latest"]} for name in MODELS}}
     figures = {}
-    table = Table("framework", "rows", "bare us", "request p50 us", "overhead us", title="overhead")
+    table = Table("model", "rows", "bare us", "request p50 us", "overhead us", title="overhead")
     with servers.ray({"models": "/"}, fast=True, spec=spec) as (port, _):
-        for flavor in FLAVORS:
-            predictor = TABLE.load(flavor)().load(root / flavor / "1", models.encoder())
+        for name in MODELS:
+            flavor = "torch" if name == "program" else name
+            predictor = FLAVORS.load(flavor)().load(root / name / "1", models.encoder())
             for rows in (1, BATCH):
                 given = models.features(models.rows(rows))
                 bare = 1e6 / calls_per_second(lambda p=predictor, g=given: p.predict(g), options.seconds)
-                forms = {flavor: tfs(port, f"/v1/models/{flavor}:predict", rows)}
+                forms = {name: tfs(port, f"/v1/models/{name}:predict", rows)}
                 check(forms)
-                whole = median(take(forms, 1, options)[flavor], "p50_us")
-                table.add_row(flavor, str(rows), *(f"{value:,.0f}" for value in (bare, whole, whole - bare)))
-                figures |= {f"{flavor}_{rows}_bare_us": bare, f"{flavor}_{rows}_overhead_us": whole - bare}
+                whole = median(take(forms, 1, options)[name], "p50_us")
+                table.add_row(name, str(rows), *(f"{value:,.0f}" for value in (bare, whole, whole - bare)))
+                figures |= {f"{name}_{rows}_bare_us": bare, f"{name}_{rows}_overhead_us": whole - bare}
     console.print(table)
     return figures
 
@@ -211,10 +220,10 @@ def _tensor(rows: int) -> dict[str, Any]:
     return {"name": "x", "datatype": "FP32", "shape": [rows, models.FEATURES]}
 
 
-def oip(port: int, rows: int) -> Form:
+def oip(port: int, rows: int, model: str = "torch") -> Form:
     data = models.rows(rows).astype(float).reshape(-1).tolist()
     body = orjson.dumps({"inputs": [_tensor(rows) | {"data": data}]})
-    return Form(f"http://127.0.0.1:{port}/v2/models/torch/infer", body, JSON)
+    return Form(f"http://127.0.0.1:{port}/v2/models/{model}/infer", body, JSON)
 
 
 def oip_binary(port: int, rows: int) -> Form:

@@ -75,13 +75,16 @@ def http(form: Form, connections: int, seconds: int) -> Load:
 
 
 def grpc(form: Form, connections: int, seconds: int) -> Load:
-    """Return the same of unary calls; `form.body` is a serialised message."""
+    """Return the same of unary calls; `form.body` is a serialised message.
+
+    Without h2load's own warm-up, with which it writes no times of requests.
+    """
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder) / "body", Path(folder) / "log"
         body.write_bytes(b"\0" + len(form.body).to_bytes(4, "big") + form.body)
         headers = [f"-H{name}: {value}" for name, value in form.headers.items()]
         done = subprocess.run(
-            ["h2load", "-t1", f"-c{connections}", "-m1", f"-D{seconds}", "--warm-up-time=1", f"-d{body}",
+            ["h2load", "-t1", f"-c{connections}", "-m1", f"-D{seconds}", f"-d{body}",
              f"--log-file={log}", "-Hcontent-type: application/grpc", "-Hte: trailers", *headers, form.url],
             check=True, capture_output=True, text=True,
         )  # fmt: skip

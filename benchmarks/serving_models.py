@@ -13,6 +13,7 @@ from raymill.flavors import FLAVORS
 from raymill.registry import import_target
 from raymill.repo import Lineage, Manifest, Repository
 from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, Code, Golden
+from raymill.repo.version import check_golden
 
 FEATURES, CLASSES, HIDDEN = 28, ("a", "b", "c"), 64
 LEARNERS = {
@@ -39,25 +40,31 @@ def features(rows_NF: np.ndarray) -> Features:
 
 
 def publish(flavor: str, root: Path) -> Path:
-    """Publish a model of a flavor under the flavor's name; return its version's folder."""
-    fitted = encoder()
+    """Publish a model under its flavor's name, `program` as a torch program alone; return its folder."""
+    fitted, name = encoder(), flavor
+    flavor = "torch" if name == "program" else name
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder)
         kind = FLAVORS.load(flavor)()
-        kind.save(_model(flavor, fitted), staged)
+        model = _model(flavor, fitted)
+        kind.save(model, staged)
         given = rows(4)
         scores = kind.load(staged, fitted).predict(features(given))
         golden = Golden(inputs={"x": given.tolist()}, scores=scores.tolist(), tolerance=1e-4)
         (staged / GOLDEN_FILE).write_text(golden.model_dump_json())
         (staged / ENCODER_FILE).write_text(fitted.model_dump_json())
+        if name != "program":
+            kind.prepare_serving(
+                model, staged, lambda: check_golden(staged, fitted, kind.load(staged, fitted))
+            )
         code = Code(sha256="", commit=None)
         lineage = Lineage(run="benchmark", snapshots={}, data={}, spec={}, seed=0, code=code, packages={})
         manifest = Manifest(
-            model=flavor, flavor=flavor, task="multiclass", created="", signature=fitted.signature(),
+            model=name, flavor=flavor, task="multiclass", created="", signature=fitted.signature(),
             metrics={}, lineage=lineage, files=(),
         )  # fmt: skip
-        Repository(str(root)).publish(flavor, staged, manifest, lambda _: None)
-    return root / flavor / "1"
+        Repository(str(root)).publish(name, staged, manifest, lambda _: None)
+    return root / name / "1"
 
 
 def _model(flavor: str, fitted: Encoder) -> Any:

@@ -20,8 +20,8 @@ from conftest import ROOT, Cluster, closing_line
 from raymill.serving.proto import oip_messages_pb2 as pb
 
 CONTENTS = {
-    "BYTES": "bytes_contents", "INT32": "int_contents", "INT64": "int64_contents",
-    "FP32": "fp32_contents", "FP64": "fp64_contents", "BOOL": "bool_contents",
+    "BYTES": "bytes_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
+    "INT64": "int64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BOOL": "bool_contents",
 }  # fmt: skip
 SMALL = ["--set", "flavors.torch.epochs=1", "--set", "flavors.xgboost.rounds=20"]
 

@@ -11,10 +11,11 @@ import onnx
 import pytest
 from onnx import helper
 
-from raymill.errors import Corrupt
+from raymill.errors import Corrupt, SpecError
 from raymill.features import Encoder, FittedColumn
-from raymill.flavors.onnx_flavor import GRAPH_FILE, OnnxFlavor
-from raymill.flavors.torch_flavor import TorchConfig
+from raymill.flavors.onnx_flavor import OnnxFlavor
+from raymill.flavors.onnx_graph import GRAPH_FILE
+from raymill.flavors.torch_flavor import TorchConfig, TorchFlavor
 from raymill.flavors.torch_learner import TorchLearner
 
 ENCODER = Encoder(
@@ -61,6 +62,51 @@ def test_the_file_names_nothing_of_this_machine(saved: Path) -> None:
     data = (saved / GRAPH_FILE).read_bytes()
     assert b".py" not in data
     assert str(Path(__file__).parents[2]).encode() not in data
+
+
+@pytest.fixture
+def program(learner: TorchLearner, tmp_path: Path) -> Path:
+    TorchFlavor().save(learner, tmp_path)
+    return tmp_path
+
+
+def nothing() -> None:
+    pass
+
+
+def differs() -> None:
+    raise Corrupt("golden rows predict otherwise here")
+
+
+def test_a_published_program_is_served_by_the_graph_beside_it(
+    program: Path, learner: TorchLearner, caplog: pytest.LogCaptureFixture
+) -> None:
+    flavor, features = TorchFlavor(), ENCODER.encode_columns(COLUMNS)
+    by_program = flavor.load(program, ENCODER)
+    flavor.prepare_serving(learner, program, nothing)
+    by_graph = flavor.load(program, ENCODER)
+    assert type(by_graph) is not type(by_program)
+    np.testing.assert_allclose(by_graph.predict(features), by_program.predict(features), atol=1e-6)
+    assert flavor.resident_bytes({"model.pt2": 3, GRAPH_FILE: 2, "encoder.json": 1}) == 3
+    assert "exported program" not in caplog.text
+
+
+def test_a_graph_that_disagrees_does_not_stay(
+    program: Path, learner: TorchLearner, caplog: pytest.LogCaptureFixture
+) -> None:
+    TorchFlavor().prepare_serving(learner, program, differs)
+    assert not (program / GRAPH_FILE).exists()
+    assert "golden rows predict otherwise" in caplog.text
+    strict = TorchLearner(ENCODER, TorchConfig(hidden=(4,), onnx=True), seed=0)
+    with pytest.raises(SpecError, match="without `onnx: true`"):
+        TorchFlavor().prepare_serving(strict, program, differs)
+    assert not (program / GRAPH_FILE).exists()
+
+
+def test_who_wants_no_graph_gets_none(program: Path) -> None:
+    plain = TorchLearner(ENCODER, TorchConfig(hidden=(4,), onnx=False), seed=0)
+    TorchFlavor().prepare_serving(plain, program, nothing)
+    assert not (program / GRAPH_FILE).exists()
 
 
 def elsewhere(model: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -89,6 +89,22 @@ class Flavor(ABC):
     @abstractmethod
     def save(self, model: Any, directory: Path) -> None:
         """Write `model` into `directory`, in files that load without pickle."""
+
+    def prepare_serving(  # noqa: B027  most flavors serve the files that they save
+        self, model: Any, directory: Path, prove: Callable[[], None]
+    ) -> None:
+        """Add to `directory`, which `save` wrote, a form of `model` that answers faster.
+
+        Args:
+            prove: Loads the directory and raises Corrupt if it predicts otherwise than what `save` wrote.
+
+        Raises:
+            RaymillError: the configuration wants that form, and it cannot be made.
+        """
+
+    def resident_bytes(self, files: Mapping[str, int]) -> int:
+        """Return about the bytes that a loaded model takes, from those of its files by name."""
+        return sum(files.values())
 
     @abstractmethod
     def load(self, directory: Path, encoder: Encoder) -> Predictor:

@@ -1,27 +1,16 @@
-"""PyTorch models kept and served as ONNX graphs: trained as flavor `torch`, predicted by onnxruntime.
-
-On the CPU a graph answers a row in a tenth of the time that the exported program does, and serving needs no
-torch (docs/decisions/0013). The file is a protocol buffer and cannot hold code,
-but it can name other files and custom operators; `load` refuses a graph that does.
-"""
+"""PyTorch models kept as ONNX graphs alone: trained as flavor `torch`, predicted without torch."""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from raymill.errors import Corrupt, needs_extra
-from raymill.features import Encoder, Features
+from raymill.features import Encoder
 from raymill.flavors.base import Predictor
+from raymill.flavors.onnx_graph import graph_weights, load_graph, write_graph
 from raymill.flavors.torch_flavor import TorchFlavor, export
-
-GRAPH_FILE = "model.onnx"
-NUMERIC, CODES, SCORES = "numeric", "codes", "scores"
-_PREFIX = "network."
 
 
 class OnnxFlavor(TorchFlavor):
@@ -32,47 +21,13 @@ class OnnxFlavor(TorchFlavor):
 
     def save(self, model: Any, directory: Path) -> None:
         """Export `model`, a TorchLearner, with any number of rows."""
-        with needs_extra("onnx"):
-            import onnx
-            import torch
+        write_graph(export(model), directory)
 
-        program = export(model)
-        verbose = logging.getLogger("torch.onnx")
-        level = verbose.level
-        verbose.setLevel(logging.ERROR)  # it warns of torchvision, which nothing here uses
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the exporter warns of its own use of torch
-                made: Any = torch.onnx.export(
-                    program, dynamo=True, input_names=[NUMERIC, CODES], output_names=[SCORES], verbose=False
-                )
-        finally:
-            verbose.setLevel(level)
-        graph = made.model_proto
-        for node in [graph.graph, *graph.graph.node, *graph.graph.input, *graph.graph.output]:
-            del node.metadata_props[:]  # names of this machine's files
-        for value in graph.graph.value_info:
-            del value.metadata_props[:]
-        onnx.save(graph, str(directory / GRAPH_FILE))
-        _read(directory / GRAPH_FILE)
+    def prepare_serving(self, model: Any, directory: Path, prove: Any) -> None:
+        """Do nothing: the graph is the model."""
 
     def load(self, directory: Path, encoder: Encoder) -> Predictor:
-        with needs_extra("onnx"):
-            import onnxruntime
-
-        path = directory / GRAPH_FILE
-        _read(path)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = 1  # a replica's requests are many and small
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a type for each status
-            raise Corrupt(f"{path} is no ONNX graph that runs here: {error!r:.300}") from error
-        names = [each.name for each in session.get_inputs()], [each.name for each in session.get_outputs()]
-        if not set(names[0]) <= {NUMERIC, CODES} or names[1] != [SCORES]:
-            raise Corrupt(f"{path} takes {names[0]} and gives {names[1]}; another program wrote it")
-        return _OnnxPredictor(session, set(names[0]))
+        return load_graph(directory)
 
     def weights(self, directory: Path) -> dict[str, np.ndarray]:
         """Return the learned arrays of a saved model, in the names of its learner's `weights`.
@@ -80,56 +35,4 @@ class OnnxFlavor(TorchFlavor):
         Raises:
             Corrupt: the file is not what this flavor writes.
         """
-        from onnx import numpy_helper
-
-        buffers = ("mean_F", "scale_F", "nullable_I")
-        return {
-            found.name.removeprefix(_PREFIX): np.array(numpy_helper.to_array(found))
-            for found in _read(directory / GRAPH_FILE).graph.initializer
-            if found.name.startswith(_PREFIX) and found.name.removeprefix(_PREFIX) not in buffers
-        }
-
-
-def _read(path: Path) -> Any:
-    """Return the graph of a file.
-
-    Raises:
-        Corrupt: no graph, or one that names files or operators beyond ONNX's own.
-    """
-    import onnx
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf's, the checker's, the file system's
-        raise Corrupt(f"{path} is no ONNX graph: {error!r:.300}") from error
-    graph = model.graph
-    outside = [tensor.name for tensor in _tensors(model) if tensor.data_location or tensor.external_data]
-    if outside:
-        raise Corrupt(
-            f"{path}: {outside[0]!r} lies in another file; refused. Publish the model again with Raymill"
-        )
-    custom = [node.op_type for node in graph.node if node.domain not in ("", "ai.onnx")]
-    if custom or model.functions:
-        raise Corrupt(f"{path} uses {custom or 'functions'} beyond ONNX's own operators; refused")
-    return model
-
-
-def _tensors(model: Any) -> list[Any]:
-    found = list(model.graph.initializer)
-    for node in model.graph.node:
-        found += [attribute.t for attribute in node.attribute if attribute.HasField("t")]
-        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-            raise Corrupt(f"node {node.name!r} of {model.graph.name!r} holds a graph of its own; refused")
-    return found
-
-
-class _OnnxPredictor:
-    def __init__(self, session: Any, inputs: set[str]) -> None:
-        self._run, self._inputs = session.run, inputs
-
-    def predict(self, features: Features) -> np.ndarray:
-        given = {NUMERIC: features.numeric_NF, CODES: features.codes_NC}
-        if len(self._inputs) < len(given):  # a graph has no inputs that it does not use
-            given = {name: given[name] for name in self._inputs}
-        return self._run([SCORES], given)[0]  # type: ignore[no-any-return]
+        return graph_weights(directory)

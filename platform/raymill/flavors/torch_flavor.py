@@ -1,4 +1,4 @@
-"""PyTorch models, kept as exported programs (`torch.export`, a .pt2 archive).
+"""PyTorch models, kept as exported programs (`torch.export`, a .pt2 archive), with an ONNX graph to serve.
 
 The archive is a zip of a JSON graph and raw weight bytes. Its format allows much more, which loading
 would unpickle or evaluate; `load` refuses an archive that has any of it (torch_archive.py).
@@ -6,27 +6,38 @@ would unpickle or evaluate; `load` refuses an archive that has any of it (torch_
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from raymill.errors import Corrupt, needs_extra
+from raymill.errors import Corrupt, SpecError, needs_extra
 from raymill.features import Encoder, Features
 from raymill.flavors.base import Flavor, Predictor
 from raymill.flavors.networks import own_network
+from raymill.flavors.onnx_graph import GRAPH_FILE, load_graph, write_graph
 from raymill.flavors.options import GradientOptions
 from raymill.flavors.torch_archive import refuse_unsafe
+
+log = logging.getLogger(__name__)
 
 PROGRAM_FILE = "model.pt2"
 
 
 class TorchConfig(GradientOptions):
-    """The network and its training."""
+    """The network, its training, and in what form it is served."""
+
+    onnx: bool | None = None
+    """Whether the published version also holds an ONNX graph, which answers a row on the CPU in a tenth of
+    the time; default: where the extra `onnx` is installed, the network can be exported, and its golden rows
+    agree."""
 
 
 class TorchFlavor(Flavor):
-    """Saves a learner's network as an exported program, loads it back for the CPU."""
+    """Saves a learner's network as an exported program, loads it or the graph beside it for the CPU."""
 
     name = "torch"
     Config = TorchConfig
@@ -54,7 +65,34 @@ class TorchFlavor(Flavor):
         torch.export.save(program, directory / PROGRAM_FILE)
         refuse_unsafe(directory / PROGRAM_FILE)
 
+    def prepare_serving(self, model: Any, directory: Path, prove: Callable[[], None]) -> None:
+        """Add an ONNX graph of `model`, a TorchLearner.
+
+        Raises:
+            RaymillError: the configuration wants one, and there is none that agrees with the program.
+        """
+        if model.config.onnx is False:
+            return
+        try:
+            write_graph(export(model), directory)
+            prove()
+        except Exception as error:  # of the exporter's many types
+            (directory / GRAPH_FILE).unlink(missing_ok=True)
+            if model.config.onnx:
+                raise SpecError(
+                    f"there is no ONNX graph of this network: {error!r:.500}; without `onnx: true` it is "
+                    "served as the exported program"
+                ) from error
+            log.warning("served as the exported program, for there is no ONNX graph: %.300r", error)
+
+    def resident_bytes(self, files: Mapping[str, int]) -> int:
+        return sum(files.values()) - (files.get(PROGRAM_FILE, 0) if GRAPH_FILE in files else 0)
+
     def load(self, directory: Path, encoder: Encoder) -> Predictor:
+        if (directory / GRAPH_FILE).exists():
+            if importlib.util.find_spec("onnxruntime"):
+                return load_graph(directory)
+            log.warning("onnxruntime is not installed, the exported program answers in ten times the time")
         with needs_extra("torch"):
             import torch
 

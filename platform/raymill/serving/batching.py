@@ -1,7 +1,7 @@
 """Dynamic batching: requests that are there at the same time go through the model together.
 
-Adaptive in four ways. A lone request never waits for others. Before a call, the loop hears what else has come,
-for a tenth of what the call will take. What arrives while the model is busy is the next batch,
+Adaptive in four ways. A lone request never waits for others. Before a call the loop hears what else has
+come, for about a tenth of what the call will take. What arrives while the model is busy is the next batch,
 so batches grow with the load by themselves. And a model that answers within `INLINE_S` is called on the
 event loop, where a hop to a thread and back would cost more than the call; a slower one in a thread of its
 own, so that the loop goes on refusing, timing out and answering for other models meanwhile.

@@ -12,6 +12,7 @@ import numpy as np
 
 from raymill.errors import DeadlineExceeded
 from raymill.features import Encoder, Features
+from raymill.flavors import FLAVORS
 from raymill.repo import Version, load_encoder, load_version
 from raymill.scratch import scratch
 from raymill.serving.batching import Batcher
@@ -58,7 +59,8 @@ class ServedVersion:
     ) -> None:
         self.version, self._spec, self._memory, self._remote = version, spec, memory, remote
         self.statistics = ModelStatistics(version.manifest.model, version.number)
-        self.bytes = sum(entry.bytes for entry in version.manifest.files)
+        files = {entry.path: entry.bytes for entry in version.manifest.files}
+        self.bytes = FLAVORS.load(version.manifest.flavor)().resident_bytes(files)
         self._batcher: Batcher | None = None
         self._coming: asyncio.Task[Batcher] | None = None
         self.encoder: Encoder

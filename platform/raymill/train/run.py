@@ -149,6 +149,7 @@ def _publish(job: TrainJob, outcome: Outcome, repository: Repository) -> Version
         model_files = read_files(staged)
         (staged / ENCODER_FILE).write_text(job.encoder.model_dump_json(indent=1), encoding="utf-8")
         _write_golden(staged, job)
+        job.flavor.prepare_serving(outcome.model, staged, lambda: _prove(staged, job.flavor, job.encoder))
         if outcome.visits_G is not None:
             ledger = job.ledger.record(job.snapshots["train"], outcome.visits_G)
             (staged / LEDGER_FILE).write_text(json.dumps(ledger.to_json()), encoding="utf-8")
@@ -171,7 +172,7 @@ def _publish(job: TrainJob, outcome: Outcome, repository: Repository) -> Version
 
 
 def _prove(staged: Path, flavor: Flavor, encoder: Encoder) -> None:
-    """Load what is about to be published and hold it to its golden rows."""
+    """Load what is about to be published and hold it to its golden rows. Raises Corrupt."""
     check_golden(staged, encoder, flavor.load(staged, encoder))
 
 
