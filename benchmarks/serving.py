@@ -34,7 +34,7 @@ from rich.table import Table
 from serving_load import Form, Load
 
 MODELS = ("program", "torch", "tensorflow", "xgboost")
-"""`program` is the exported torch program that the peers serve, `torch` what is published: a graph beside it."""
+"""`program` is the exported torch program that the peers serve, `torch` what training publishes."""
 JSON = {"content-type": "application/json"}
 PEERS = ("MLServer", "LitServe", "BentoML")
 BATCH = 128
