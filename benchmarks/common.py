@@ -65,6 +65,8 @@ def compare(contenders: Mapping[str, Contender], *, unit: str, rounds: int = 10,
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             figure = contenders[name]()
+            turn_name = "warm-up" if number < 0 else f"round {number + 1}"
+            console.print(f"{turn_name}: {name} {figure:,.4g} {unit}")
             if number >= 0:
                 values[name].append(figure)
     return Rounds(values, unit)

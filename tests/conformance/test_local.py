@@ -18,6 +18,8 @@ from raymill.errors import Unsupported
 from raymill.evaluation import METRICS, evaluate
 from raymill.fitting import FeaturePlan
 from raymill.flavors import FLAVORS
+from raymill.runs import RunRecord, Runs
+from raymill.runs.chart import draw
 from raymill.train.base import TrainJob, Trial
 from raymill.train.local import Local
 from raymill.train.spec import TrainSpec
@@ -40,6 +42,7 @@ def job(request: pytest.FixtureRequest, tmp_path: Path) -> TrainJob:
         pq.write_table(table(seed), tmp_path / role / "part-0.parquet", row_group_size=100)
     document = {
         "model": "local", "flavor": flavor, "task": task, "strategy": "local", "seed": 3,
+        "runs": str(tmp_path / "runs"),
         "data": {"train": str(tmp_path / "train"), "validation": str(tmp_path / "validation"),
                  "target": task, "features": FEATURES},
         "read": {"batch_rows": 64}, "flavors": {flavor: SETTINGS[flavor]},
@@ -124,3 +127,22 @@ def test_training_goes_on_from_a_saved_model(job: TrainJob, tmp_path: Path) -> N
 def test_several_workers_are_refused(job: TrainJob) -> None:
     with pytest.raises(Unsupported, match="got workers=2; use workers=1, or strategy ddp"):
         Local().fit(replace(job, spec=job.spec.model_copy(update={"workers": 2})))
+
+
+def test_a_run_has_a_curve_and_a_trial_leaves_none(job: TrainJob, tmp_path: Path) -> None:
+    """As with workers: points, epochs, TensorBoard, and what `raymill runs show` draws."""
+    runs = Runs(job.spec.runs)
+    Local().fit(replace(job, trial=Trial(lambda *told: None)))
+    assert not (runs.root / job.run).exists()
+    outcome = Local().fit(job)
+    history = runs.history(job.run)
+    assert history.epochs == outcome.history
+    assert history.points[-1].rows == outcome.rows_seen
+    assert all(point.loss > 0 and point.rows_per_second > 0 for point in history.points)
+    (events,) = (runs.root / job.run / "tensorboard").children()
+    assert b"train/loss" in events.read_bytes()
+    record = RunRecord(
+        run=job.run, model="local", flavor=job.flavor.name, strategy="local", started="now", updated="now",
+        spec={}, snapshots={}, code="",
+    )  # fmt: skip
+    assert draw(record, history, tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -137,17 +137,6 @@ class Alone:
     def leave(self) -> None: ...
 
 
-class Reporting(Alone):
-    """Tells the study of each epoch; keeps no checkpoints of its own."""
-
-    def __init__(self, job: TrainJob) -> None:
-        self._trial = job.trial
-
-    def save(self, metrics: dict[str, float], write: Write, *, wait: bool) -> None:
-        if self._trial and "epoch" in metrics:
-            self._trial.report(metrics, write)
-
-
 class TrainingLoop:
     """One rank's training state; all of it but the data position is equal on every rank."""
 

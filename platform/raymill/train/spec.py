@@ -75,7 +75,7 @@ class CheckpointSpec(Spec):
     """When training state is saved; always at the end of an epoch."""
 
     every_steps: int | None = Field(default=None, ge=1)
-    """Also every so many steps inside an epoch."""
+    """Also every so many steps inside an epoch; of boosting, rounds, by default its `measure_every`."""
     keep: int = Field(default=2, ge=1)
     """Newest checkpoints kept."""
 

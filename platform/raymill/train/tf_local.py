@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from raymill.train import local_loop
 from raymill.train.base import Outcome, TrainJob
-from raymill.train.loop import Reporting, TrainingLoop
 from raymill.train.tf_ddp import make_learner
 
 
 def fit(job: TrainJob) -> Outcome:
     """Train and return the learner."""
-    loop = TrainingLoop(job, make_learner(job), Reporting(job))
-    if job.trial and job.trial.resume:
-        loop.load(job.trial.resume)
-    loop.run()
-    return loop.outcome()
+    return local_loop.run(job, make_learner(job))

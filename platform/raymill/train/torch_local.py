@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from raymill.train import local_loop
 from raymill.train.base import Outcome, TrainJob
-from raymill.train.loop import Reporting, TrainingLoop
 from raymill.train.torch_ddp import make_learner
 
 
@@ -12,9 +12,4 @@ def fit(job: TrainJob) -> Outcome:
     import torch
 
     torch.set_num_threads(max(1, int(job.spec.cpus_per_worker)))
-    learner = make_learner(job, "cuda" if job.spec.gpu else "cpu")
-    loop = TrainingLoop(job, learner, Reporting(job))
-    if job.trial and job.trial.resume:
-        loop.load(job.trial.resume)
-    loop.run()
-    return loop.outcome()
+    return local_loop.run(job, make_learner(job, "cuda" if job.spec.gpu else "cpu"))

@@ -7,8 +7,11 @@ encoded by the encoder that serving uses, so that a dataset of one big file trai
 from __future__ import annotations
 
 import gc
+import os
+import threading
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,15 +25,18 @@ from xgboost_ray.data_sources import DataSource
 
 from raymill import cluster
 from raymill.errors import RaymillError, Unavailable
-from raymill.flavors.options import best_round
+from raymill.flavors.options import Best, best_round
 from raymill.flavors.xgboost_flavor import XGBoostConfig, booster_of, feature_names, feature_types
+from raymill.storage import locate
 from raymill.train.base import Outcome, TrainJob
 from raymill.train.spec import TrainSpec
 from raymill.train.xgboost_failures import Ended, cause, hold
 from raymill.train.xgboost_measure import Watch, heard_by
+from raymill.train.xgboost_resume import newest
 from raymill.train.xgboost_rows import PlannedRows
 
 LABEL, WEIGHT = "__label__", "__weight__"
+PARENT_S = 1.0
 
 
 class RowGroupSource(DataSource):  # type: ignore[misc]
@@ -76,12 +82,46 @@ def _frame(
 
 
 def fit(job: TrainJob) -> Outcome:
-    """Boost on `workers` xgboost-ray actors and return the booster."""
-    spec, encoder = job.spec, job.encoder
-    config: XGBoostConfig = spec.flavor_config()
+    """Boost on `workers` xgboost-ray actors, from where an earlier job died, and return the booster."""
+    config: XGBoostConfig = job.spec.flavor_config()
     rows = PlannedRows.of(job)
     start = booster_of(job.start)
     before = start.num_boosted_rounds() if start else 0
+    stored = None if job.trial else newest(locate(job.spec.runs) / job.run)
+    history = list(stored.history) if stored else []
+    booster = stored.booster() if stored else start
+    done = booster.num_boosted_rounds() if booster else 0
+    if stored:
+        print(f"resumed at round {done} of {before + config.rounds}", flush=True)
+    if not _is_over(job, history, before + config.rounds - done):
+        booster, told = _boost_rounds(job, rows, booster, before, before + config.rounds - done)
+        history += told
+    trained = int(history[-1]["round"]) - before
+    kept = best_round(config.early_stopping, job.encoder.task, history)
+    return Outcome(
+        booster[:kept] if kept else booster,
+        rows_seen=rows.plan.rows * trained,
+        history=history,
+        visits_G=rows.visits_G(trained),
+    )
+
+
+def _is_over(job: TrainJob, history: list[dict[str, float]], rounds_left: int) -> bool:
+    """Return whether an earlier job had boosted all there was to boost."""
+    rule = job.spec.flavor_config().early_stopping
+    best = Best(rule, job.encoder.task) if rule else None
+    for entry in history:
+        if best:
+            best.take(entry)
+    return rounds_left == 0 or (best is not None and best.is_over)
+
+
+def _boost_rounds(
+    job: TrainJob, rows: PlannedRows, start: Any, before: int, rounds: int
+) -> tuple[Any, list[dict[str, float]]]:
+    """Return `start` with so many more rounds, and what was measured; `before` were boosted by other runs."""
+    spec, encoder = job.spec, job.encoder
+    config: XGBoostConfig = spec.flavor_config()
     data = RayDMatrix(
         rows,
         label=LABEL,
@@ -95,9 +135,9 @@ def fit(job: TrainJob) -> Outcome:
     told: dict[str, Any] = {}
     booster = _boost(
         job,
-        config.parameters(encoder, spec.seed),
+        config.parameters(encoder, spec.seed) | {"seed_per_iteration": 1},  # as it is for several workers
         data,
-        num_boost_round=config.rounds,
+        num_boost_round=rounds,
         evals=[(data, "train")],
         verbose_eval=False,
         xgb_model=start,
@@ -110,15 +150,7 @@ def fit(job: TrainJob) -> Outcome:
             max_actor_restarts=spec.max_failures,
         ),
     )
-    history = _history(told)
-    trained = int(history[-1]["round"]) - before
-    kept = best_round(config.early_stopping, encoder.task, history)
-    return Outcome(
-        booster[:kept] if kept else booster,
-        rows_seen=rows.plan.rows * trained,
-        history=history,
-        visits_G=rows.visits_G(trained),
-    )
+    return booster, _history(told)
 
 
 def _boost(job: TrainJob, *arguments: Any, **named: Any) -> Any:
@@ -174,7 +206,9 @@ def _cleared() -> Iterator[None]:
         trackers.append(tracker)
         return tracker, variables
 
+    accept = xgboost_ray_main._RabitTracker.accept_workers
     xgboost_ray_main.placement_group, xgboost_ray_main._start_rabit_tracker = reserved, started
+    xgboost_ray_main._RabitTracker.accept_workers = _ending_with_parent(accept)
     try:
         yield
     except BaseException:
@@ -186,6 +220,27 @@ def _cleared() -> Iterator[None]:
         raise
     finally:
         xgboost_ray_main.placement_group, xgboost_ray_main._start_rabit_tracker = reserve, start
+        xgboost_ray_main._RabitTracker.accept_workers = accept
+
+
+def _ending_with_parent(accept: Callable[[Any, int], None]) -> Callable[[Any, int], None]:
+    """Return what the tracker's process runs, ended within a second when the job's own process is killed.
+
+    It would wait for its workers for ever, with the job's output and whatever else was inherited held open.
+    """
+
+    def accept_workers(tracker: Any, workers: int) -> None:
+        parent = os.getppid()
+
+        def watch() -> None:
+            while os.getppid() == parent:
+                time.sleep(PARENT_S)
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+        accept(tracker, workers)
+
+    return accept_workers
 
 
 def _history(told: dict[str, Any]) -> list[dict[str, float]]:

@@ -25,9 +25,11 @@ from raymill.flavors.options import Best
 from raymill.flavors.xgboost_flavor import XGBoostConfig, feature_names, feature_types
 from raymill.progress import INTERVAL_S
 from raymill.runs import Point, RunLog, Runs
+from raymill.storage import Location, locate
 from raymill.train.base import TrainJob
 from raymill.train.ray_metrics import RayMetrics
 from raymill.train.xgboost_failures import raise_held, reported
+from raymill.train.xgboost_resume import Keeper, newest
 from raymill.train.xgboost_rows import PlannedRows
 
 Entry = dict[str, float]
@@ -62,7 +64,7 @@ def pass_on(entry: Entry) -> None:
 
 
 class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
-    """In every actor: measures now and then and at the end, ends boosting early, tells of progress."""
+    """In every actor: measures and stores now and then and at the end, ends boosting early, tells."""
 
     def __init__(self, job: TrainJob, rows: int, before: int) -> None:
         """
@@ -80,14 +82,28 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         self._before, self._rounds = before, before + config.rounds
         self._validation = job.snapshots["validation"]
         self._names = (job.run, job.spec.model, job.spec.runs)
+        self._store = (job.spec.checkpoint.every_steps or config.measure_every, job.spec.checkpoint.keep)
         self._log: RunLog | None = None
+        self._keeper: Keeper | None = None
         self._best = Best(config.early_stopping, encoder.task) if config.early_stopping else None
+        self._history: list[Entry] = []
 
     def before_training(self, model: Any) -> Any:
-        reported(self._prepare)
+        reported(lambda: self._prepare(model.num_boosted_rounds()))
         return model
 
-    def _prepare(self) -> None:
+    def before_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        """Have XGBoost seed a round by its place in the model: it counts from where this process began."""
+        boost, first = model.update, self._first
+        model.update = lambda data, iteration, objective: boost(data, first + iteration, objective)
+        return False
+
+    def _prepare(self, first: int) -> None:
+        """
+        Args:
+            first: Rounds that the model has, of the one that is continued and of those done before.
+        """
+        self._first = first
         raise_held()
         rank, world = collective.get_rank(), collective.get_world_size()
         places = range(rank, np.count_nonzero(self._validation.group_rows_G), world)
@@ -95,20 +111,33 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         counts_W = np.zeros(world, np.int64)
         counts_W[rank] = len(labels_N)
         counts_W = _sum(counts_W)
-        first = int(counts_W[:rank].sum())
-        self._share, self._total = slice(first, first + len(labels_N)), int(counts_W.sum())
+        above = int(counts_W[:rank].sum())
+        self._share, self._total = slice(above, above + len(labels_N)), int(counts_W.sum())
         self._labels_N = self._gather(labels_N)
+        run, name, runs = self._names
+        if first > self._before:
+            self._recall(locate(runs) / run, first)
         if get_actor_rank() == 0:
-            run, name, runs = self._names
             self._log = RunLog(Runs(runs), run, listeners=[RayMetrics(run, name)])
+            self._keeper = None if self._reports else Keeper(locate(runs) / run, self._store[1])
         self._started = self._last = self._told = time.monotonic()
 
+    def _recall(self, run: Location, first: int) -> None:
+        """Take over what was measured up to round `first`, as the first actor finds it in storage."""
+        stored = newest(run, most=first) if collective.get_rank() == 0 else None
+        self._history = collective.broadcast(stored.history if stored else [], 0)
+        for entry in self._history:
+            if self._best:
+                self._best.take(entry)
+
     def after_training(self, model: Any) -> Any:
-        if self._log:
-            self._log.close()
+        for opened in (self._log, self._keeper):
+            if opened:
+                opened.close()
         return model
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        del model.update
         return reported(lambda: self._measure(model, evals_log))
 
     def _measure(self, model: Any, evals_log: Any) -> bool:
@@ -123,13 +152,17 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
             if self._best:
                 self._best.take(losses)
                 over = self._best.is_over
+            entry = {"round": float(done)} | losses
+            self._history.append(entry)
             if get_actor_rank() == 0:
-                entry = {"round": float(done)} | losses
                 put_queue(entry)
                 if self._reports:
                     put_queue(partial(pass_on, entry))
+        last = over or done == rounds
         if self._log:
-            self._tell(self._log, done, losses, last=over or done == rounds)
+            self._tell(self._log, done, losses, last=last)
+        if self._keeper and (last or done % self._store[0] == 0):
+            self._keeper.take(model, self._history)
         return over
 
     def _none(self) -> np.ndarray:
@@ -146,6 +179,7 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         """Add a round to the run's curve and, now and then, a line to the job's log."""
         now = time.monotonic()
         seconds, boosted = max(now - self._started, 1e-9), done - self._before
+        pace = (done - self._first) / seconds  # rounds a second, of this process
         loss = next(value for name, value in losses.items() if name.startswith("train_"))
         log.point(
             Point(
@@ -161,10 +195,10 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         if not last and now - self._last < INTERVAL_S:
             return
         self._last = now
-        ending = "done" if last else f"{(self._rounds - done) * seconds / boosted:.0f} s left"
+        ending = "done" if last else f"{(self._rounds - done) / pace:.0f} s left"
         shown = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
         print(
-            f"round {done}/{self._rounds}, {boosted * self._rows / seconds:,.0f} rows/s, {shown}, {ending}",
+            f"round {done}/{self._rounds}, {pace * self._rows:,.0f} rows/s, {shown}, {ending}",
             flush=True,
         )
 
