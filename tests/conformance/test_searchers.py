@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from raymill.errors import InvalidInput, SpecError, Unsupported
-from raymill.search import SEARCHERS, Float, Searcher, Space
+from raymill.search import SEARCHERS, Float, Searcher, Space, Suggestion
 
 TRIALS = 36
 PLATFORM = Path(__file__).resolve().parents[2] / "platform"
@@ -92,17 +92,22 @@ def test_equal_seeds_agree_also_in_another_process_and_other_seeds_do_not(name):
     assert name == "grid" or run(searcher(name, seed=4), 16) != here
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("name", list(SEARCHERS))
-def test_a_restored_searcher_goes_on_as_the_uninterrupted_one(name):
-    whole, restored = searcher(name), searcher(name)
+def test_a_restored_searcher_goes_on_as_the_uninterrupted_one(name, concurrency):
+    whole, restored = (searcher(name, concurrency=concurrency) for _ in range(2))
+    waiting: list[Suggestion] = []
     for number in range(TRIALS):
+        if len(waiting) == concurrency:
+            oldest = waiting.pop(0)
+            for each in (whole, restored):
+                each.tell(oldest.number, score(oldest.params))
         suggestion = whole.ask()
         if number < TRIALS // 2:
             restored.restore(suggestion.number, suggestion.params)
         else:
             assert restored.ask() == suggestion
-        for each in (whole, restored):
-            each.tell(number, score(suggestion.params))
+        waiting.append(suggestion)
 
 
 @pytest.mark.parametrize("name", list(SEARCHERS))

@@ -4,7 +4,8 @@ A move is a step along one of D directions from where the chain is. One that hel
 one that does not is mirrored, and three values on a line give the step to the lowest point of the
 parabola through them. A worse point is accepted with chance exp(-delta / T) (Kirkpatrick et al. 1983), T
 falling geometrically. After each round of directions they turn to where the chain went (Rosenbrock 1960),
-each with a length of its own.
+each with a length of its own. In parallel, where results come too late to turn by, directions stay and one
+suggestion in four is where a quadratic model of the values around the chain is lowest.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pydantic import Field
 from raymill.config import Spec
 from raymill.search.base import Observation, Searcher, key
 from raymill.search.lines import Line
+from raymill.search.quadratic import RADII, last_round, lowest
 from raymill.search.space import Params, move_unit, reflect
 
 # D = unit coordinates
@@ -30,6 +32,8 @@ _STILL, _ALONG, _DEPENDENT = 1e-9, 0.95, 0.05
 """Directions stay when a round moved less, or mostly along one; shorter remainders are no direction."""
 _NEAR = 0.03
 """A parabola's minimum this near to the best point of its line, in steps, is not worth a trial."""
+_MODEL_EVERY = 4
+"""In parallel one suggestion in so many comes from the quadratic model."""
 
 
 class AnnealingOptions(Spec):
@@ -49,7 +53,7 @@ class AnnealingOptions(Spec):
 class _Plan:
     line: Line
     t: float
-    kind: Literal["step", "second", "fit", "stray"]
+    kind: Literal["step", "second", "fit", "stray", "model"]
 
 
 class AnnealingSearcher(Searcher):
@@ -64,6 +68,8 @@ class AnnealingSearcher(Searcher):
     def prepare(self) -> None:
         self._plans: dict[int, _Plan] = {}
         self._tried: set[str] = set()
+        self._units: list[np.ndarray] = []
+        self._found: list[float] = []
         self._ordered_D = np.array([parameter.ordered for parameter in self.space.coordinates])
         self._levels_D = np.array([parameter.levels or 0 for parameter in self.space.coordinates])
         self._epoch, self._temperature = -1, self.options.temperature
@@ -118,6 +124,8 @@ class AnnealingSearcher(Searcher):
     def _plan(self, number: int) -> _Plan:
         """Return what to try next: what a line asks for, else a step along the next direction."""
         assert self._at_D is not None
+        if (plan := self._modelled(number)) is not None:
+            return plan
         if self._queue:
             ask = self._queue[0]
             return _Plan(self._moved(ask.line), ask.t, ask.kind) if ask.kind == "fit" else ask
@@ -132,6 +140,29 @@ class AnnealingSearcher(Searcher):
         if not self._inside(self._at_D + step_D) and self._inside(self._at_D - step_D):
             step_D = -step_D
         return _Plan(self._line(step_D, axis), 1.0, "step")
+
+    def _modelled(self, number: int) -> _Plan | None:
+        """Return the move to where the model is lowest, for values without order as the chain has them."""
+        assert self._at_D is not None
+        last = last_round(number, self.first, self.trials, self.concurrency)
+        turn, rest = divmod(number, _MODEL_EVERY)
+        fits = last and self._queue and self._queue[0].kind == "fit"
+        if self.concurrency == 1 or fits or (rest != _MODEL_EVERY - 1 and not last):
+            return None
+        free_D = self._ordered_D
+        if not free_D.any() or not self._units or not math.isfinite(self._value):
+            return None
+        known_ND = np.array(self._units)
+        alike_N = (known_ND[:, ~free_D] == self._at_D[~free_D]).all(axis=1)
+        found_D = lowest(
+            known_ND[alike_N][:, free_D], np.array(self._found)[alike_N], self._at_D[free_D],
+            np.diag(self._lengths_D[free_D]), RADII[(number if last else turn) % len(RADII)],
+        )  # fmt: skip
+        if found_D is None:
+            return None
+        step_D = np.zeros(self.space.dimension)
+        step_D[free_D] = np.clip(found_D, 0.0, 1.0) - self._at_D[free_D]
+        return _Plan(self._line(step_D, None), 1.0, "model")
 
     def _at_least_a_level(self, step_D: np.ndarray) -> float:
         """Return the factor by which a step that moves levels only must grow to reach another one."""
@@ -169,13 +200,15 @@ class AnnealingSearcher(Searcher):
             return
         assert self._at_D is not None
         plan = self._plan(number)
-        if self._queue:
+        if plan.kind == "model":
+            pass
+        elif self._queue:
             self._queue.pop(0)
         elif plan.t < 0:
             plan.line.paired = True
         else:
             self._turn += 1
-            if self._turn % self.space.dimension == 0:
+            if self.concurrency == 1 and self._turn % self.space.dimension == 0:
                 self._turn_directions()
         unit_D = self._filled(params)
         t = plan.line.project(unit_D)
@@ -193,6 +226,8 @@ class AnnealingSearcher(Searcher):
         plan = None if number is None else self._plans.pop(number, None)
         value = math.inf if observation.values is None else observation.values[0]
         here_D = self._filled(observation.params)
+        self._units.append(here_D)
+        self._found.append(value)
         if number is not None and number == self._start:
             self._value_start(here_D, value)
         if plan is not None and plan.line.epoch == self._epoch:
@@ -238,7 +273,7 @@ class AnnealingSearcher(Searcher):
                 ts = sorted(line.values)
                 lowest = min(max(lowest, ts[0] - _FARTHEST), ts[-1] + _FARTHEST)
                 self._queue.append(_Plan(line, lowest, "fit"))
-        if plan.kind != "stray":
+        if plan.kind not in ("stray", "model"):
             self._end(line, best)
 
     def _moved(self, line: Line) -> Line:

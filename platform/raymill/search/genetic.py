@@ -3,7 +3,8 @@
 Every result enters the population at once and the worst leaves it (elitism), so parallel workers never
 wait for a generation. A child lies on the line through two survivors chosen by rank, between them or
 beyond, or at the rank-weighted mean of the best (intermediate recombination, Beyer and Schwefel 2002);
-coordinates of few values are inherited one by one. Mutation is normal, its size follows its success, its
+coordinates of few values are inherited one by one. A few children lie where a quadratic model of the values
+around the best survivor is lowest. Mutation is normal, its size follows its success, its
 shape the steps that helped (rank-one update, Hansen and Ostermeier 2001) and the survivors' scatter.
 Several objectives are ranked by fronts and crowding (NSGA-II, Deb et al. 2002).
 """
@@ -19,6 +20,7 @@ from pydantic import Field
 from raymill.config import Spec
 from raymill.search.base import Observation, Searcher, key
 from raymill.search.pareto import best_first, front
+from raymill.search.quadratic import RADII, last_round, lowest
 from raymill.search.space import Params, move_unit
 
 # D = unit coordinates, P = population
@@ -34,6 +36,8 @@ _SCATTERED = 0.5
 """Share of mutations that lean to the survivors' scatter."""
 _PATH = 0.5
 """Weight of the newest helpful step in the path of such steps."""
+_MODEL_EVERY, _MODEL_EVERY_PARALLEL = 12, 4
+"""One child in so many comes from the quadratic model."""
 
 
 class GeneticOptions(Spec):
@@ -78,6 +82,8 @@ class GeneticSearcher(Searcher):
         self._population: list[_Individual] = []
         self._bred: dict[int, _Bred] = {}
         self._tried: set[str] = set()
+        self._units: list[np.ndarray] = []
+        self._found: list[float] = []
         self._scale, self._success = self.options.mutation, _TARGET_SUCCESS
         self._path_D, self._covariance_DD = np.zeros(dimension), np.eye(dimension)
         self._shape_DD = np.eye(dimension)
@@ -90,11 +96,35 @@ class GeneticSearcher(Searcher):
                 return middle
         if not self._breeds(len(self.observations) + len(self.pending)):
             return self.space.sample(rng)
+        modelled = self._modelled(number)
+        if modelled is not None and key(modelled) not in self._tried and self.space.feasible(modelled):
+            return modelled
         for attempt in range(_ATTEMPTS):
             child = self.space.decode(self._child(rng, 1 + attempt / 10))
             if key(child) not in self._tried and self.space.feasible(child):
                 return child
         return self.space.neighbour(self.space.decode(self._population[0].unit_D), rng, scale=0.1)
+
+    def _modelled(self, number: int) -> Params | None:
+        """Return the child where the model is lowest, at the best survivor's values of few-valued ones."""
+        last = last_round(number, self.first, self.trials, self.concurrency)
+        every = _MODEL_EVERY if self.concurrency == 1 else _MODEL_EVERY_PARALLEL
+        turn, rest = divmod(number, every)
+        if self.objectives > 1 or self._few_D.all() or (rest != every - 1 and not last):
+            return None
+        free_D, best_D = ~self._few_D, self._population[0].unit_D
+        known_ND = np.array(self._units)
+        alike_N = (known_ND[:, self._few_D] == best_D[self._few_D]).all(axis=1)
+        basis_DD = self._scale * self._shape_DD[np.ix_(free_D, free_D)]
+        radius = RADII[(number if last else turn) % len(RADII)]
+        found_D = lowest(
+            known_ND[alike_N][:, free_D], np.array(self._found)[alike_N], best_D[free_D], basis_DD, radius
+        )
+        if found_D is None:
+            return None
+        child_D = best_D.copy()
+        child_D[free_D] = np.clip(found_D, 0.0, 1.0)
+        return self.space.decode(child_D)
 
     def accept(self, number: int, params: Params) -> None:
         self._tried.add(key(params))
@@ -109,6 +139,8 @@ class GeneticSearcher(Searcher):
         unit_D = self.space.encode(observation.params)
         fill_D = self._population[0].unit_D if self._population else np.full(len(unit_D), 0.5)
         unit_D = np.where(np.isnan(unit_D), fill_D, unit_D)
+        self._units.append(unit_D)
+        self._found.append(math.inf if observation.values is None else observation.values[0])
         bred = None if observation.number is None else self._bred.pop(observation.number, None)
         if bred is not None:
             self._adapt(bred, unit_D, observation.values)
