@@ -29,11 +29,12 @@ from raymill.search import SEARCHERS, Space
 
 REQUIREMENTS = [
     "coco-experiment==2.8.2", "optuna", "nevergrad", "hyperopt", "cmaes", "scipy", "setuptools<81",
+    "torch==2.13.0",
 ]  # fmt: skip
 OURS = ("random", "annealing", "genetic", "bayesian")
 PEERS = (
     "optuna-qmc", "hyperopt-anneal", "scipy-annealing", "nevergrad-OnePlusOne", "nevergrad-DE",
-    "optuna-nsga2", "optuna-cmaes", "optuna-tpe", "nevergrad-NGOpt",
+    "optuna-nsga2", "optuna-cmaes", "optuna-tpe", "nevergrad-NGOpt", "optuna-gp",
 )  # fmt: skip
 OPTIONS = {"random": {"sequence": "sobol"}}
 PARALLEL = 8

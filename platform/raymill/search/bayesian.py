@@ -70,6 +70,8 @@ class BayesianSearcher(Searcher):
         rng = np.random.default_rng([self.seed, 0, 1])
         strata = np.stack([rng.permutation(self._start) for _ in range(dimension)], axis=1)
         self._hypercube = (strata + rng.random(strata.shape)) / self._start
+        if self.concurrency > 1:
+            self._hypercube[0] = 0.5  # no worse than a random one, and steps begin before all are known
 
     def suggest(self, number: int) -> Params:
         rng = self.rng(number)
