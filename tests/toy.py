@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,24 @@ class ToyFlavor(Flavor):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Corrupt(f"{directory / MODEL_FILE} is no toy: {error}") from error
         return ToyPredictor(weight, encoder)
+
+
+class SlowFlavor(ToyFlavor):
+    """The same, a tenth of a second a call."""
+
+    name = "slow"
+
+    def load(self, directory: Path, encoder: Encoder) -> Predictor:
+        return SlowPredictor(super().load(directory, encoder))
+
+
+class SlowPredictor:
+    def __init__(self, quick: Predictor) -> None:
+        self._quick = quick
+
+    def predict(self, features: Features) -> np.ndarray:
+        time.sleep(0.1)
+        return self._quick.predict(features)
 
 
 class ToyPredictor:

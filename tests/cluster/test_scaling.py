@@ -1,0 +1,208 @@
+"""Replicas come and go with real load, models live in replicas of their own, and shapes spread over nodes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import toy
+import yaml
+from conftest import Cluster, closing_line, free_port
+
+from raymill.repo import Repository
+
+QUICK = {"look_back_period_s": 10.5, "upscale_delay_s": 0, "downscale_delay_s": 3}
+WAIT_S = 90.0
+ROW = {"x": 1.0, "w": "a"}
+SCORE = float(
+    toy.ToyPredictor(2.0, toy.encoder()).predict(
+        toy.encoder().encode_columns({k: [v] for k, v in ROW.items()})
+    )[0]
+)
+
+
+@pytest.fixture(scope="module")
+def repository(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A repository of `quick` and `slow`, toys of which the second takes a tenth of a second a call."""
+    folder, root = tmp_path_factory.mktemp("staged"), cluster.storage / "scaling"
+    for model, flavor in (("quick", "toy:ToyFlavor"), ("slow", "toy:SlowFlavor")):
+        manifest = toy.manifest(model).model_copy(update={"flavor": flavor})
+        Repository(str(root)).publish(model, toy.stage(folder / model), manifest, toy.prove)
+    return str(root)
+
+
+@pytest.fixture
+def deploy(cluster: Cluster, repository: str, tmp_path: Path) -> Callable[..., str]:
+    """Deploys a serve spec by `ray job submit`, and returns the URL."""
+
+    def deploy(**spec: Any) -> str:
+        file = tmp_path / "serve.yaml"
+        ports = {"port": cluster.serve_port, "grpc_port": cluster.grpc_port}
+        file.write_text(yaml.safe_dump({"repository": repository, **ports, **spec}))
+        code, output = cluster.submit("jobs/serve.py", "--config", str(file))
+        assert code == 0, output
+        return str(closing_line(output)["url"])
+
+    return deploy
+
+
+def ask(url: str, model: str) -> int:
+    body = json.dumps({"instances": [ROW]}).encode()
+    try:
+        with urllib.request.urlopen(f"{url}/v1/models/{model}:predict", body, timeout=60) as answer:
+            assert json.load(answer)["predictions"] == [SCORE]
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+class Clients:
+    """Ask one after another, each in a thread of its own, until the block ends."""
+
+    def __init__(self, count: int, url: str, model: str) -> None:
+        self.codes: Counter[int | str] = Counter()
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(url, model)) for _ in range(count)]
+
+    def _run(self, url: str, model: str) -> None:
+        while not self._over.is_set():
+            try:
+                self.codes[ask(url, model)] += 1
+            except (OSError, AssertionError) as error:
+                self.codes[repr(error)] += 1
+
+    def __enter__(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture
+def details(joined: Cluster) -> Callable[[], dict[str, Any]]:
+    """Returns what the dashboard knows of Serve."""
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    return ServeSubmissionClient(joined.dashboard).get_serve_details
+
+
+@pytest.fixture
+def nodes_of(details: Callable[[], dict[str, Any]]) -> Callable[[str], list[str]]:
+    """Returns the nodes of a deployment's running replicas."""
+
+    def nodes_of(deployment: str) -> list[str]:
+        replicas = details()["applications"]["models"]["deployments"][deployment]["replicas"]
+        return [replica["node_id"] for replica in replicas if replica["state"] == "RUNNING"]
+
+    return nodes_of
+
+
+def until(what: Callable[[], bool], message: str, wait_s: float = WAIT_S) -> float:
+    """Return the seconds until `what` held."""
+    started = time.monotonic()
+    while not what():
+        assert time.monotonic() - started < wait_s, f"{message}: not within {wait_s:g} s"
+        time.sleep(0.2)
+    return time.monotonic() - started
+
+
+def test_replicas_follow_the_load_and_nobody_is_refused(
+    deploy: Callable[..., str], nodes_of: Callable[[str], list[str]]
+) -> None:
+    scaling = QUICK | {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 2}
+    url = deploy(
+        models={"slow": {"serve": ["latest"], "batching": {"max_rows": 1}}},
+        autoscaling=scaling, replica={"num_cpus": 0.25},
+    )  # fmt: skip
+    assert len(nodes_of("ModelServer")) == 1
+    with Clients(1, url, "slow") as patient:
+        with Clients(11, url, "slow") as crowd:
+            until(lambda: len(nodes_of("ModelServer")) == 2, "no second replica under load")
+            both = Counter(crowd.codes)
+            time.sleep(2)  # both answer now
+        assert crowd.codes[200] - both[200] > 1.5 * 10 * 2, "two replicas answer no more than one does"
+        until(lambda: len(nodes_of("ModelServer")) == 1, "the second replica stays without load")
+    assert crowd.codes.keys() | patient.codes.keys() == {200}, (crowd.codes, patient.codes)
+
+
+def test_a_model_on_its_own_comes_back_from_no_replica(
+    deploy: Callable[..., str], nodes_of: Callable[[str], list[str]]
+) -> None:
+    scaling = QUICK | {"min_replicas": 0, "max_replicas": 1, "downscale_to_zero_delay_s": 1}
+    url = deploy(
+        models={
+            "quick": {"serve": ["latest"]},
+            "slow": {
+                "serve": ["latest"],
+                "placement": "own",
+                "own": {"num_cpus": 0.25, "autoscaling": scaling},
+            },
+        }
+    )
+    for _ in range(2):
+        until(lambda: not nodes_of("ModelServer-slow"), "the idle replica stays")
+        assert ask(url, "quick") == 200
+        started = time.monotonic()
+        assert ask(url, "slow") == 200
+        print(f"cold start {time.monotonic() - started:.1f} s")
+        assert len(nodes_of("ModelServer-slow")) == 1
+
+
+@pytest.fixture
+def second_node(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """A second raylet on this machine; yields what kills it."""
+    line = [
+        str(Path(sys.executable).with_name("ray")), "start", "--block", f"--address={cluster.ray_address}",
+        "--num-cpus=2", "--disable-usage-stats", f"--dashboard-agent-listen-port={free_port()}",
+    ]  # fmt: skip
+    log = tmp_path / "node.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(line, env=cluster.environment, stdout=output, stderr=output)
+
+    def kill() -> None:
+        if process.poll() is None:
+            for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+                child.kill()
+            process.wait()
+
+    try:
+        until(lambda: "Ray runtime started" in log.read_text(), log.read_text(), 60)
+        yield kill
+    finally:
+        kill()
+
+
+def test_shapes_spread_over_nodes_and_outlive_one(
+    deploy: Callable[..., str],
+    nodes_of: Callable[[str], list[str]],
+    details: Callable[[], dict[str, Any]],
+    second_node: Callable[[], None],
+) -> None:
+    models = {"quick": {"serve": ["latest"]}}
+    url = deploy(models=models, shape="multi_primary", replica={"num_cpus": 0.25})
+    assert len(set(nodes_of("ModelServer"))) == 2
+    until(lambda: [one["status"] for one in details()["proxies"].values()] == ["HEALTHY"] * 2, "two proxies")
+    deploy(models=models, shape="single", replica={"num_cpus": 0.25})
+    assert len(nodes_of("ModelServer")) == 1
+    deploy(models=models, shape="replicated", replica={"num_cpus": 0.25})
+    assert len(set(nodes_of("ModelServer"))) == 2
+    assert {ask(url, "quick") for _ in range(20)} == {200}
+    second_node()
+    until(lambda: ask(url, "quick") == 200, "the replica that is left does not answer", 10)
+    until(lambda: len(nodes_of("ModelServer")) == 1, "the dead node's replica counts as running")
+    assert {ask(url, "quick") for _ in range(50)} == {200}
