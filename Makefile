@@ -8,7 +8,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt platform/raymill/data/kernels.c
+COMPILED := $(wildcard platform/raymill/data/*.c platform/raymill/data/*.cc platform/raymill/data/*.hpp)
+
+$(VENV)/.ready: pyproject.toml setup.py constraints.txt $(COMPILED)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Raymill needs Python 3.11 or newer, {sys.executable} is {v.major}.{v.minor}; choose one with: make PYTHON=python3.11 ...")'
 	@echo "installing into $(VENV); the first time this takes some minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

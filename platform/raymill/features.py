@@ -22,7 +22,7 @@ from raymill.columns import Column, FittedColumn, check_schema, input_dtype, res
 from raymill.config import Spec
 from raymill.errors import DataError, InvalidInput, nearest
 from raymill.evaluation import Task
-from raymill.kernels import gather, stack, weave
+from raymill.kernels import block_rows, gather, stack, tile_rows, weave
 from raymill.tensors import Signature, TensorSpec
 
 __all__ = [
@@ -168,33 +168,37 @@ class Encoder(Spec):
             np.empty((rows, len(self.numeric)), np.float32), np.empty((rows, len(self.categorical)), np.int32)
         )
 
-    def encode_into(self, table: pa.Table | pa.RecordBatch, out: Features) -> None:
+    def encode_into(self, table: pa.Table | pa.RecordBatch, out: Features, *, tiled: bool = False) -> None:
         """Encode the columns that `table` holds into `out`, whose rows are there after `finish`.
 
         Tables of all columns are encoded one after the other, in any order; `out` may be some rows
         of a larger buffer. Raises as `encode_table` does.
+
+        Args:
+            tiled: Some numeric columns are there already, in blocks of `tile_rows` rows.
         """
         for kind, matrix in (("numeric", out.numeric_NF), ("categorical", out.codes_NC)):
+            rows = tile_rows(matrix) if tiled and kind == "numeric" else block_rows(matrix)
             run: list[np.ndarray] = []  # columns whose places are next to each other, from `first` to `end`
             first = end = 0
             for j, column in self._placed(kind, table.schema.names):
                 if j != end:
-                    stack(run, matrix, first)
+                    stack(run, matrix, first, rows)
                     run, first = [], j
                 run.append(_encode(column, table.column(column.name)))
                 end = j + column.width
-            stack(run, matrix, first)
+            stack(run, matrix, first, rows)
 
     def _placed(self, kind: str, names: Sequence[str]) -> list[tuple[int, FittedColumn]]:
         """Return those of the named columns that are of a kind, with their first places, in their order."""
         found = [self._places[name] for name in names if name in self._places]
         return sorted(((j, column) for column, j in found if column.kind == kind), key=itemgetter(0))
 
-    def finish(self, out: Features) -> None:
-        """Make rows of `out`, once every column has been encoded into it."""
+    def finish(self, out: Features, *, tiled: bool = False) -> None:
+        """Make rows of `out`, once every column has been encoded into it, `tiled` as there."""
         numeric, categorical = self._widths
-        weave(out.numeric_NF, numeric)
-        weave(out.codes_NC, categorical)
+        weave(out.numeric_NF, numeric, (tile_rows if tiled else block_rows)(out.numeric_NF))
+        weave(out.codes_NC, categorical, block_rows(out.codes_NC))
 
     @cached_property
     def _widths(self) -> tuple[np.ndarray, np.ndarray]:
@@ -208,10 +212,7 @@ class Encoder(Spec):
         Raises:
             DataError: a null label, or a class that training never saw.
         """
-        if values.null_count:
-            raise DataError(
-                f"target {self.target!r} has {values.null_count} nulls; drop rows without an outcome first"
-            )
+        self.refuse_null_labels(values.null_count)
         if self.task != "multiclass":
             return np.array(values.cast(pa.float32()).to_numpy(zero_copy_only=False), np.float32)
         known = pa.array(self.classes)
@@ -220,6 +221,11 @@ class Encoder(Spec):
             unseen = pc.unique(values.filter(pc.is_null(index))).to_pylist()[:5]
             raise DataError(f"target {self.target!r} has classes that training never saw: {unseen}")
         return np.array(index.to_numpy(zero_copy_only=False), np.int64)
+
+    def refuse_null_labels(self, count: int) -> None:
+        """Raise DataError if there are labels that are null."""
+        if count:
+            raise DataError(f"target {self.target!r} has {count} nulls; drop rows without an outcome first")
 
     def encode_columns(self, columns: Mapping[str, encode_plain.Values]) -> Features:
         """Return the encoded rows of plain columns: sequences, None for null, or numpy arrays.

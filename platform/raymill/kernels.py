@@ -34,15 +34,18 @@ RANDOM_AT_ONCE = 1 << 16  # numbers of 8 bytes
 # N = rows, F = places of a row, W = places of one column, M = rows taken
 
 
-def block_rows(out_NF: np.ndarray) -> int:
-    """Return the rows of a block of the matrix, an odd number of cache lines a column; 0 for no blocks.
+def tile_rows(out_NF: np.ndarray) -> int:
+    """Return the rows of a block of the matrix, an odd number of cache lines a column.
 
     Columns of a block then do not fall on the same sets of the cache.
     """
-    if out_NF.nbytes <= DIRECT_BYTES:
-        return 0
-    lines = max(1, BLOCK_WORDS // int(out_NF.shape[1]) // LINE_WORDS)
+    lines = max(1, BLOCK_WORDS // max(1, int(out_NF.shape[1])) // LINE_WORDS)
     return (lines - 1 | 1) * LINE_WORDS
+
+
+def block_rows(out_NF: np.ndarray) -> int:
+    """Return the rows of a block of the matrix if its columns all come at once, 0 for no blocks."""
+    return 0 if out_NF.nbytes <= DIRECT_BYTES else tile_rows(out_NF)
 
 
 def permute(generator: np.random.Generator, rows: int) -> np.ndarray:
@@ -61,17 +64,17 @@ def permute(generator: np.random.Generator, rows: int) -> np.ndarray:
     return order_N
 
 
-def stack(columns: Sequence[np.ndarray], out_NF: np.ndarray, first: int) -> None:
+def stack(columns: Sequence[np.ndarray], out_NF: np.ndarray, first: int, rows: int) -> None:
     """Write columns side by side into places `first` on of the matrix, to be woven when all are there.
 
     Args:
         columns: Contiguous float32 or int32, [N] or [N, W].
         out_NF: C-contiguous matrix of as many rows, of 4-byte values.
+        rows: Of a block, as `block_rows` or `tile_rows` says; the same for all columns, and for `weave`.
 
     Raises:
         ValueError: another number of rows, places outside the matrix, or another size of value.
     """
-    rows = block_rows(out_NF)
     run = _stack if compiled is None else compiled.stack
     if len(columns) <= MAX_COLUMNS:
         run(columns, out_NF, first, rows)
@@ -82,16 +85,16 @@ def stack(columns: Sequence[np.ndarray], out_NF: np.ndarray, first: int) -> None
         first += sum(_width(column) for column in some)
 
 
-def weave(out_NF: np.ndarray, widths: np.ndarray) -> None:
+def weave(out_NF: np.ndarray, widths: np.ndarray, rows: int) -> None:
     """Turn the matrix, all of whose columns were stacked, into rows, in place.
 
     Args:
         widths: int32, places of each column, in their order.
+        rows: Of a block, as given to `stack`.
 
     Raises:
         ValueError: widths that do not add up to the places.
     """
-    rows = block_rows(out_NF)
     if rows and len(widths) > 1:
         (_weave if compiled is None else compiled.weave)(out_NF, widths, rows)
 

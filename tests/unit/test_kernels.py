@@ -40,17 +40,17 @@ def test_columns_become_rows(compiled, direct_bytes, rows, widths, at_once):
         first = 0
         for start in range(0, len(columns), at_once):
             some = columns[start : start + at_once]
-            kernels.stack(some, out, first)
+            kernels.stack(some, out, first, kernels.block_rows(out))
             first += sum(widths[start : start + at_once])
-        kernels.weave(out, np.array(widths, np.int32))
+        kernels.weave(out, np.array(widths, np.int32), kernels.block_rows(out))
     np.testing.assert_array_equal(out, expected)
 
 
 def test_more_columns_than_fit_at_once():
     columns, expected = table(7, [1] * 200)
     out = np.empty_like(expected)
-    kernels.stack(columns, out, 0)
-    kernels.weave(out, np.ones(200, np.int32))
+    kernels.stack(columns, out, 0, kernels.block_rows(out))
+    kernels.weave(out, np.ones(200, np.int32), kernels.block_rows(out))
     np.testing.assert_array_equal(out, expected)
 
 
@@ -98,8 +98,8 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written():
         ([np.ones(3, np.float32)], 0), ([ones] * 3, 0), ([ones], 2), ([ones], -1), ([np.ones(4)], 0),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"rows|places|4-byte"):
-            kernels.stack(columns, out, first)
+            kernels.stack(columns, out, first, 0)
     assert not out.any()
     big = np.zeros((3_000_000, 1), np.float32)
     with pytest.raises(ValueError, match="add up"):
-        kernels.weave(big, np.array([1, 1], np.int32))
+        kernels.weave(big, np.array([1, 1], np.int32), kernels.block_rows(big))

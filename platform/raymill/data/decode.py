@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
+from raymill.data.direct import Chunks, DirectColumns, Footer
 from raymill.data.rows import Rows
 from raymill.data.snapshot import Snapshot
 from raymill.errors import DataError
@@ -44,7 +46,7 @@ class RowGroupReader:
         self.snapshot, self.columns = snapshot, list(columns)
         self.is_local = isinstance(snapshot.root.filesystem, pafs.LocalFileSystem)
         self._lock = threading.Lock()
-        self._footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
+        self._footers: OrderedDict[int, Footer] = OrderedDict()
 
     def table(
         self, group: int, start: int = 0, stop: int | None = None, pick_N: np.ndarray | None = None
@@ -80,32 +82,46 @@ class RowGroupReader:
 
     def read(self, group: int, columns: Sequence[str], rows: slice | np.ndarray) -> pa.Table:
         """Return the stored rows `rows` of a row group. Raises as `table` does."""
-        return next(self.slices(group, [columns], rows))
+        with self.open(group) as source:
+            return next(self.slices(group, source, [columns], rows))
+
+    def open(self, group: int) -> pa.NativeFile:
+        """Open the file of a row group. Raises as `table` does."""
+        with self.reading(group):
+            return self.snapshot.location(group).open_input()
 
     def slices(
-        self, group: int, slices: Sequence[Sequence[str]], rows: slice | np.ndarray
+        self, group: int, source: pa.NativeFile, slices: Sequence[Sequence[str]], rows: slice | np.ndarray
     ) -> Iterator[pa.Table]:
         """Yield the stored rows `rows` of a row group, some columns at a time. Raises as `table` does."""
-        snapshot, location = self.snapshot, self.snapshot.location(group)
-        ordinal = int(snapshot.group_ordinal_G[group])
+        ordinal = int(self.snapshot.group_ordinal_G[group])
+        with self.reading(group):
+            metadata = self.footer(group, source).metadata
+            file = pq.ParquetFile(source, metadata=metadata, pre_buffer=not self.is_local)
+            for columns in slices:
+                stored = [name for name in columns if name not in self.snapshot.partitions]
+                table = _rows_of(file.read_row_group(ordinal, columns=stored, use_threads=False), rows)
+                if len(stored) < len(columns):
+                    table = self._with_partitions(group, columns, table, _count(rows, file, ordinal))
+                yield table
+
+    @contextmanager
+    def reading(self, group: int) -> Iterator[None]:
+        """Turn an error inside, or a file that is not what the snapshot listed, into a DataError."""
+        number = int(self.snapshot.group_file_G[group])
         try:
-            with location.open_input() as source, self._open(group, source) as file:
-                for columns in slices:
-                    stored = [name for name in columns if name not in snapshot.partitions]
-                    table = _rows_of(file.read_row_group(ordinal, columns=stored, use_threads=False), rows)
-                    yield (
-                        table if len(stored) == len(columns) else self._with_partitions(group, columns, table)
-                    )
-                self._check_unchanged(int(snapshot.group_file_G[group]))
+            yield
+            self._check_unchanged(number)
         except (pa.ArrowException, OSError, ValueError) as error:
-            self._check_unchanged(int(snapshot.group_file_G[group]))
+            self._check_unchanged(number)
             raise DataError(
-                f"file {location.uri!r}, row group {ordinal}, cannot be read: {one_line(error)}; "
+                f"file {self.snapshot.location(group).uri!r}, row group "
+                f"{self.snapshot.group_ordinal_G[group]}, cannot be read: {one_line(error)}; "
                 "restore the file or take the snapshot again"
             ) from error
 
-    def _with_partitions(self, group: int, columns: Sequence[str], table: pa.Table) -> pa.Table:
-        rows, values = table.num_rows, self.snapshot.partition_values(group)
+    def _with_partitions(self, group: int, columns: Sequence[str], table: pa.Table, rows: int) -> pa.Table:
+        values = self.snapshot.partition_values(group)
         return pa.table(
             {
                 name: table.column(name)
@@ -115,21 +131,21 @@ class RowGroupReader:
             }
         )
 
-    def _open(self, group: int, source: pa.NativeFile) -> pq.ParquetFile:
-        """Return the file that holds a row group, found as the snapshot listed it."""
+    def footer(self, group: int, source: pa.NativeFile) -> Footer:
+        """Return the footer of a row group's file, which was as the snapshot listed it when it was read."""
         number = int(self.snapshot.group_file_G[group])
         with self._lock:
             footer = self._footers.get(number)
             if footer is not None:
                 self._footers.move_to_end(number)
-        if footer is None:
-            self._check_unchanged(number)
-        file = pq.ParquetFile(source, metadata=footer, pre_buffer=not self.is_local)
+                return footer
+        self._check_unchanged(number)
+        footer = Footer.of(pq.ParquetFile(source).metadata)
         with self._lock:
-            self._footers[number] = file.metadata
+            self._footers[number] = footer
             if len(self._footers) > FOOTERS_KEPT:
                 self._footers.popitem(last=False)
-        return file
+        return footer
 
     def _check_unchanged(self, number: int) -> None:
         location, listed = self.snapshot.file_location(number), self.snapshot.files[number]
@@ -152,6 +168,13 @@ def _rows_of(table: pa.Table, rows: slice | np.ndarray) -> pa.Table:
     if rows == slice(None) or (rows.start, rows.stop) == (0, table.num_rows):
         return table
     return table.slice(rows.start, rows.stop - rows.start)
+
+
+def _count(rows: slice | np.ndarray, file: pq.ParquetFile, ordinal: int) -> int:
+    """Return how many of a row group's rows are selected: a table without columns does not tell."""
+    if isinstance(rows, np.ndarray):
+        return len(rows)
+    return len(range(*rows.indices(file.metadata.row_group(ordinal).num_rows)))
 
 
 def _joined(tables: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table]:
@@ -183,6 +206,9 @@ class Decoder:
         in_file_order = [name for name in snapshot.schema.names if name in names]
         missing = names.difference(in_file_order)
         self._reader = RowGroupReader(snapshot, [*in_file_order, *sorted(missing)])
+        self._direct = DirectColumns(
+            snapshot.schema, snapshot.partitions, encoder, local=self._reader.is_local
+        )
 
     @property
     def row_bytes(self) -> int:
@@ -209,23 +235,51 @@ class Decoder:
     ) -> None:
         """Fill the buffers with rows [start, stop) of row group `group`. Raises DataError, file named."""
         rows = self._reader.selection(group, start, stop, pick_N)
-        slices = self._slices(self._snapshot.stored_rows(group))
-        limit = None if (stop - start) * self.row_bytes <= DIRECT_BYTES else PLACED_VALUES
-        for table in _joined(self._reader.slices(group, slices, rows), limit):
-            try:
-                self.encoder.encode_into(table, features)
-                if self.encoder.target in table.schema.names:
-                    labels_N[:] = self.encoder.encode_labels(table.column(self.encoder.target))
-            except DataError as error:
-                ordinal, location = self._snapshot.group_ordinal_G[group], self._snapshot.location(group)
-                raise DataError(f"file {location.uri!r}, row group {ordinal}: {error}") from error
-        self.encoder.finish(features)
+        with self._reader.open(group) as source:
+            chunks = self._read_numbers(group, source, rows, features, labels_N)
+            slices = self._slices(self._snapshot.stored_rows(group), chunks.names)
+            limit = None if (stop - start) * self.row_bytes <= DIRECT_BYTES else PLACED_VALUES
+            tiled = bool(chunks.names)
+            for table in _joined(self._reader.slices(group, source, slices, rows), limit) if slices else ():
+                with self._naming(group):
+                    self.encoder.encode_into(table, features, tiled=tiled)
+                    if self.encoder.target in table.schema.names:
+                        labels_N[:] = self.encoder.encode_labels(table.column(self.encoder.target))
+        self.encoder.finish(features, tiled=tiled)
 
-    def _slices(self, rows: int) -> list[list[str]]:
-        """Return the columns in runs whose decoded values take a few megabytes at most."""
+    def _read_numbers(
+        self,
+        group: int,
+        source: pa.NativeFile,
+        rows: slice | np.ndarray,
+        features: Features,
+        labels_N: np.ndarray,
+    ) -> Chunks:
+        """Read the columns that need no table, and return them."""
+        with self._reader.reading(group):
+            footer, ordinal = self._reader.footer(group, source), int(self._snapshot.group_ordinal_G[group])
+            chunks = self._direct.plan(footer, ordinal, self._reader.columns)
+            nulls_C = self._direct.read(source, chunks, rows, features, labels_N)
+        with self._naming(group):
+            self._direct.refuse_nulls(chunks, nulls_C)
+        return chunks
+
+    @contextmanager
+    def _naming(self, group: int) -> Iterator[None]:
+        """Name the file and the row group in a DataError."""
+        try:
+            yield
+        except DataError as error:
+            ordinal, location = self._snapshot.group_ordinal_G[group], self._snapshot.location(group)
+            raise DataError(f"file {location.uri!r}, row group {ordinal}: {error}") from error
+
+    def _slices(self, rows: int, done: Sequence[str]) -> list[list[str]]:
+        """Return the columns that are not done in runs whose decoded values take a few megabytes at most."""
         slices: list[list[str]] = []
         size, limit = 0, LOCAL_SLICE_BYTES if self._reader.is_local else REMOTE_SLICE_BYTES
         for name in self._reader.columns:
+            if name in done:
+                continue
             column_bytes = rows * self.encoder.column_bytes(name)
             if not slices or size + column_bytes > limit:
                 slices.append([])
