@@ -1,7 +1,7 @@
 /* Parquet columns of numbers into rows of float32, for Python as the module raymill_parquet.
 
    Built against the libarrow of the installed pyarrow, of which it takes the decompressors and nothing
-   else. raymill/data/columns.py says which columns come here. The GIL is held only while bytes are read. */
+   else. raymill/data/direct.py says which columns come here. The GIL is held only while bytes are read. */
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
