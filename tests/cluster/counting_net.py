@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,7 @@ class Counting(nn.Module):
         super().__init__()
         self.table = nn.Embedding(len(encoder.categorical[0].vocabulary) + 1, 1)
         nn.init.zeros_(self.table.weight)
-        self.pause = options["pause"]
+        self.pause = float(os.environ["COUNTING_PAUSE_S"])
 
     def forward(self, numeric: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         if self.training:

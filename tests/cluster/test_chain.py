@@ -141,6 +141,10 @@ def test_grpc_gives_the_published_scores_past_serves_wrappers(
 ) -> None:
     """Serve names every answer of its own way in the trailing metadata; ours repeat a client's name."""
     golden = json.loads((Path(trained["torch"]["path"]) / "golden.json").read_text())
+    rows = range(len(golden["scores"]))
+    # a null in a column of integers has no form over gRPC
+    whole = [row for row in rows if all(values[row] is not None for values in golden["inputs"].values())]
+    assert len(whole) > 5
     with grpc.insecure_channel(f"127.0.0.1:{cluster.grpc_port}") as channel:
 
         def rpc(name: str, request: Any, answer: Any, **metadata: str) -> tuple[Any, dict[str, Any]]:
@@ -154,13 +158,15 @@ def test_grpc_gives_the_published_scores_past_serves_wrappers(
         about, _ = rpc("ModelMetadata", pb.ModelMetadataRequest(name="flights"), pb.ModelMetadataResponse)
         request = pb.ModelInferRequest(model_name="flights", model_version="production")
         for tensor in about.inputs:
-            values = golden["inputs"][tensor.name]
+            values = [golden["inputs"][tensor.name][row] for row in whole]
             given = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=[len(values)])
             getattr(given.contents, CONTENTS[tensor.datatype]).extend(
                 [value.encode() for value in values] if tensor.datatype == "BYTES" else values
             )
         answer, trailing = rpc("ModelInfer", request, pb.ModelInferResponse)
-        assert list(answer.outputs[0].contents.fp32_contents) == pytest.approx(golden["scores"], abs=1e-5)
+        assert list(answer.outputs[0].contents.fp32_contents) == pytest.approx(
+            [golden["scores"][row] for row in whole], abs=1e-5
+        )
         assert "request_id" not in trailing
         _, trailing = rpc("ModelInfer", request, pb.ModelInferResponse, request_id="mine")
         assert trailing["request_id"] == "mine"

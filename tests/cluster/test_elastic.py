@@ -26,7 +26,8 @@ import torch
 import yaml
 from conftest import ROOT, closing_line, free_port
 
-ROWS, BATCH, EPOCHS, PAUSE, RATE = 800, 16, 4, 0.2, 8.0
+ROWS, BATCH, EPOCHS, RATE = 800, 16, 4, 8.0
+PAUSE = "COUNTING_PAUSE_S"
 WAIT_S = 60.0
 DRAIN = """
 import sys
@@ -150,9 +151,8 @@ def write_spec(folder: Path) -> Path:
                  "features": {"id": {"kind": "categorical", "max_vocabulary": ROWS}}},
         "read": {"batch_rows": BATCH},
         "checkpoint": {"every_steps": 5},
-        "flavors": {"torch": {"network": "counting_net:Counting", "options": {"pause": PAUSE},
-                              "epochs": EPOCHS, "optimizer": "sgd", "learning_rate": RATE,
-                              "weight_decay": 0.0}},
+        "flavors": {"torch": {"network": "counting_net:Counting", "epochs": EPOCHS, "optimizer": "sgd",
+                              "learning_rate": RATE, "weight_decay": 0.0}},
         "publish": {"repository": str(folder / "models")},
     }  # fmt: skip
     path = folder / "train.yaml"
@@ -207,6 +207,7 @@ def test_a_run_grows_shrinks_and_outlives_its_nodes_and_its_head(
         before = newest(runs)
         job.until(lambda: newest(runs) > before, "another checkpoint")
 
+    environment[PAUSE] = "0.5"  # Ray looks every 20 s whether there are more nodes
     machines.head(cpus=1)
     job = machines.job(spec)
     more(job)
@@ -215,6 +216,7 @@ def test_a_run_grows_shrinks_and_outlives_its_nodes_and_its_head(
     more(job)
     machines.kill_all()
 
+    environment[PAUSE] = "0.2"
     address = machines.head(cpus=1)
     killed, drained = machines.node(cpus=1), machines.node(cpus=1, name="drained")
     job = machines.job(spec)
