@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, Cluster, closing_line
 
 from raymill.serving.proto import oip_messages_pb2 as pb
 
-CONTENTS = {
-    "BYTES": "bytes_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
-    "INT64": "int64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BOOL": "bool_contents",
-}  # fmt: skip
+NUMPY = {"INT8": "<i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP32": "<f4", "FP64": "<f8"}
 SMALL = ["--set", "flavors.torch.epochs=1", "--set", "flavors.xgboost.rounds=20"]
 
 
@@ -156,17 +154,19 @@ def test_grpc_gives_the_published_scores_past_serves_wrappers(
             return found, dict(about.trailing_metadata())
 
         about, _ = rpc("ModelMetadata", pb.ModelMetadataRequest(name="flights"), pb.ModelMetadataResponse)
-        request = pb.ModelInferRequest(model_name="flights", model_version="production")
+        request = pb.ModelInferRequest(model_name="flights", model_version="stable")
         for tensor in about.inputs:
             values = [golden["inputs"][tensor.name][row] for row in whole]
-            given = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=[len(values)])
-            getattr(given.contents, CONTENTS[tensor.datatype]).extend(
-                [value.encode() for value in values] if tensor.datatype == "BYTES" else values
-            )
+            request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=[len(values)])
+            if tensor.datatype == "BYTES":
+                texts = [value.encode() for value in values]
+                raw = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+            else:
+                raw = np.array(values, NUMPY[tensor.datatype]).tobytes()
+            request.raw_input_contents.append(raw)
         answer, trailing = rpc("ModelInfer", request, pb.ModelInferResponse)
-        assert list(answer.outputs[0].contents.fp32_contents) == pytest.approx(
-            [golden["scores"][row] for row in whole], abs=1e-5
-        )
+        scores = np.frombuffer(answer.raw_output_contents[0], "<f4")
+        assert scores == pytest.approx([golden["scores"][row] for row in whole], abs=1e-5)
         assert "request_id" not in trailing
         _, trailing = rpc("ModelInfer", request, pb.ModelInferResponse, request_id="mine")
         assert trailing["request_id"] == "mine"
