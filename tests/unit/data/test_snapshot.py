@@ -148,7 +148,8 @@ def test_a_rewritten_dataset_is_held_to_its_new_schema(tmp_path):
 
 
 def test_fsspec_file_systems_work(make_lake, row_ids):
-    snapshot, encoder = make_lake([[5, 6], [7]])
+    # a row group a file: a memory file is one object with one position, whoever opens it, and no two threads'
+    snapshot, encoder = make_lake([[5], [6], [7]])
     memory = fsspec.filesystem("memory")
     for file in snapshot.files:
         memory.pipe(f"/lake/{file.path}", (snapshot.root / file.path).read_bytes())
