@@ -109,6 +109,12 @@ def test_who_wants_no_graph_gets_none(program: Path) -> None:
     assert not (program / GRAPH_FILE).exists()
 
 
+def test_a_graph_alone_cannot_go_without_the_graph() -> None:
+    OnnxFlavor().check(TorchConfig())
+    with pytest.raises(SpecError, match="flavor: torch"):
+        OnnxFlavor().check(TorchConfig(onnx=False))
+
+
 def elsewhere(model: Any) -> None:
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")

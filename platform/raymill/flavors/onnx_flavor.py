@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from raymill.errors import SpecError
 from raymill.features import Encoder
 from raymill.flavors.base import Predictor
 from raymill.flavors.onnx_graph import graph_weights, load_graph, write_graph
@@ -23,7 +25,15 @@ class OnnxFlavor(TorchFlavor):
         """Export `model`, a TorchLearner, with any number of rows."""
         write_graph(export(model), directory)
 
-    def prepare_serving(self, model: Any, directory: Path, prove: Any) -> None:
+    def check(self, config: Any) -> None:
+        super().check(config)
+        if config.onnx is False:
+            raise SpecError(
+                "flavors.onnx.onnx: false leaves nothing to publish, the graph is this flavor's model; "
+                "drop it, or set `flavor: torch`"
+            )
+
+    def prepare_serving(self, model: Any, directory: Path, prove: Callable[[], None]) -> None:
         """Do nothing: the graph is the model."""
 
     def load(self, directory: Path, encoder: Encoder) -> Predictor:

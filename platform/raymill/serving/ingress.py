@@ -22,6 +22,15 @@ from raymill.serving.rpc import Handler
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "request_id"
+BROKE = frozenset(
+    (
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+    )
+)
+"""Codes by which the deployment failed and not the request, as 500 and above over HTTP."""
 ServeHandler = Callable[[Any, Any], Awaitable[bytes]]
 
 
@@ -34,10 +43,8 @@ class Accounts:
         self._slots, metrics = replica._semaphore, replica._metrics_manager
         # looked up now, so that a missing name shows before a request does
         self._begin, self._end = metrics.inc_num_ongoing_requests, metrics.dec_num_ongoing_requests
-        self._record, self._record_ingress = (
-            metrics.record_request_metrics,
-            metrics.record_ingress_request_metrics,
-        )
+        self._record = metrics.record_request_metrics
+        self._record_ingress = metrics.record_ingress_request_metrics
         self._protocol = RequestProtocol[protocol]
         self._deployment, self.application = replica._deployment_id.name, replica._deployment_id.app_name
         self._route = replica._route_prefix if protocol == "HTTP" else self.application
@@ -70,8 +77,8 @@ class Accounts:
         )  # fmt: skip
 
 
-def install(app: HttpApp, methods: Mapping[str, Handler]) -> bool:
-    """Have this replica answer through `app` and `methods` where it can; returns whether it will.
+def install(app: HttpApp, methods: Mapping[str, Handler]) -> None:
+    """Have this replica answer through `app` and `methods` where it can; the log says where it cannot.
 
     To be called before the replica's servers start.
 
@@ -84,8 +91,6 @@ def install(app: HttpApp, methods: Mapping[str, Handler]) -> bool:
         _install_grpc(replica, methods)
     except Exception as error:  # whatever another Ray has in its place
         log.warning("requests take Serve's ordinary way, which is slower: %r", error)
-        return False
-    return True
 
 
 def _install_http(replica: Any, app: HttpApp) -> None:
@@ -141,7 +146,7 @@ def _unary(accounts: Accounts, name: str, mine: Handler, theirs: ServeHandler) -
             code = context.code() or grpc.StatusCode.OK
             return bytes(answer.SerializeToString())
         finally:
-            took_ms = accounts.leave(started, code is not grpc.StatusCode.OK)
+            took_ms = accounts.leave(started, code in BROKE)
             accounts.count(name, code.name, took_ms)
 
     return handle
