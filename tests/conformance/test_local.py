@@ -20,6 +20,7 @@ from raymill.fitting import FeaturePlan
 from raymill.flavors import FLAVORS
 from raymill.runs import RunRecord, Runs
 from raymill.runs.chart import draw
+from raymill.train import pulse
 from raymill.train.base import TrainJob, Trial
 from raymill.train.local import Local
 from raymill.train.spec import TrainSpec
@@ -129,8 +130,12 @@ def test_several_workers_are_refused(job: TrainJob) -> None:
         Local().fit(replace(job, spec=job.spec.model_copy(update={"workers": 2})))
 
 
-def test_a_run_has_a_curve_and_a_trial_leaves_none(job: TrainJob, tmp_path: Path) -> None:
+@pytest.mark.parametrize("beat_s", [pulse.BEAT_S, 0.0], ids=["a point a second", "a point a step"])
+def test_a_run_has_a_curve_and_a_trial_leaves_none(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beat_s: float
+) -> None:
     """As with workers: points, epochs, TensorBoard, and what `raymill runs show` draws."""
+    monkeypatch.setattr(pulse, "BEAT_S", beat_s)
     runs = Runs(job.spec.runs)
     Local().fit(replace(job, trial=Trial(lambda *told: None)))
     assert not (runs.root / job.run).exists()

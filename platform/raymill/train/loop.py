@@ -218,7 +218,7 @@ class TrainingLoop:
         """Tell how it goes, from rank 0 at a beat; return whether a rank must leave."""
         if beat is None:
             return False
-        if progress:
+        if progress and beat.rows:  # none where the epoch's last step was itself a beat
             progress.advance(beat.rows, loss=beat.loss)
             point = Point(
                 rows=self.rows_seen, seconds=time.monotonic() - self._started, epoch=self.epoch + 1,
