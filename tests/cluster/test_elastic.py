@@ -29,6 +29,8 @@ from conftest import ROOT, closing_line, free_port
 ROWS, BATCH, EPOCHS, RATE = 800, 16, 4, 8.0
 PAUSE = "COUNTING_PAUSE_S"
 WAIT_S = 60.0
+DEATH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+"""Ray gives up a silent node after these 3 s and not its own 15, which this test would only wait for."""
 DRAIN = """
 import sys
 import time
@@ -128,7 +130,7 @@ class Machines:
 def environment() -> dict[str, str]:
     variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     path = [str(ROOT / "platform"), str(ROOT / "tests" / "cluster")]
-    return variables | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join(path)}
+    return variables | DEATH | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join(path)}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -45,6 +46,37 @@ def test_a_killed_worker_costs_no_row(
     assert disturbed.rows_seen == whole.rows_seen == 244_737
     assert _without_time(disturbed) == _without_time(whole)
     assert disturbed.version.manifest.metrics == whole.version.manifest.metrics
+
+
+def test_a_worker_told_to_end_stores_a_checkpoint_first(
+    joined: Cluster, flights: Path, train_spec: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM, as where a machine is taken back; inside the epoch no checkpoint was due."""
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
+    settings = (*OVERRIDES, "run=preempted", "checkpoint.every_steps=null", "read.batch_rows=64")
+    run, told = joined.storage / "runs/preempted", threading.Event()
+
+    def tell() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not told.is_set():
+            if (run / "history.json").exists() and (workers := joined.workers()):  # it learns
+                os.kill(workers[0], signal.SIGTERM)
+                told.set()
+            time.sleep(0.05)
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    result = train(train_spec(*settings))
+    teller.join()
+    assert told.is_set(), "no worker was told to end; the test proves nothing"
+    assert result.rows_seen == 244_737
+    positions = [
+        json.loads((checkpoint / "state.json").read_text())["loader"]
+        for checkpoint in sorted(run.glob("checkpoint_*"))
+        if checkpoint.is_dir()
+    ]
+    assert [position["epoch"] for position in positions] == [0, 1], "one for the signal, one at the end"
+    assert positions[0]["step"] > 0
 
 
 def _kill_after_checkpoint(cluster: Cluster, run: Path, killed: list[int]) -> None:

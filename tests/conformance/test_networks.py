@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,19 @@ def test_a_resumed_learner_goes_on_as_the_other_does(name: str, tmp_path: Path) 
     first.freeze()(tmp_path)
     again.restore(tmp_path)
     assert [step(first, n) for n in (4, 5, 6)] == [step(again, n) for n in (4, 5, 6)]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
+def test_a_compiled_network_takes_the_steps_of_the_other(tmp_path: Path) -> None:
+    fitted, features, labels_N = encoded("binary")
+    ends = []
+    for compiled in (False, True):
+        learner = learner_of("torch", fitted, hidden=(8,), compile=compiled, optimizer="sgd")
+        losses = [
+            learner.step(features.take(slice(0, rows)), labels_N[:rows], None, scale=1 / rows, key=(0,))
+            for rows in (64, 64, 50)  # the last batch of an epoch is smaller
+        ]
+        ends.append((losses, learner.weights()))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-4)
+    for key, value in ends[0][1].items():
+        np.testing.assert_allclose(value, ends[1][1][key], atol=1e-5, err_msg=key)

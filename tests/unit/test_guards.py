@@ -41,6 +41,7 @@ HEAVY = (*RAY, "torch", "tensorflow", "xgboost", "keras")
 RIM = {
     "raymill.search.tune", "raymill.serving.deployment", "raymill.serving.ingress",
     "raymill.serving.ray_metrics", "raymill.serving.ray_overrides", "raymill.train.final_errors",
+    "raymill.train.fresh_nodes",
     "raymill.train.signals", "raymill.train.tune_report", "raymill.train.xgboost_ddp",
     "raymill.train.xgboost_failures", "raymill.train.xgboost_measure",
 }  # fmt: skip

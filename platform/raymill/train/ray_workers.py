@@ -102,12 +102,17 @@ def _set(settings: Mapping[str, str]) -> None:
 
 
 def _more(job: TrainJob) -> list[Any]:
-    """Return what tells Tune of a trial's epochs; nothing where the run is no trial."""
-    if job.trial is None:
-        return []
-    from raymill.train.tune_report import EpochReports
+    """Return what an elastic run needs besides, and what tells Tune of a trial's epochs."""
+    found: list[Any] = []
+    if job.spec.is_elastic:
+        from raymill.train.fresh_nodes import FreshNodes
 
-    return [EpochReports()]
+        found.append(FreshNodes())
+    if job.trial is not None:
+        from raymill.train.tune_report import EpochReports
+
+        found.append(EpochReports())
+    return found
 
 
 def _take_over(run: Location, run_id: str) -> None:
