@@ -27,7 +27,7 @@ import yaml
 from conftest import ROOT, closing_line, free_port
 
 ROWS, BATCH, EPOCHS, RATE = 800, 16, 4, 8.0
-PAUSE = "COUNTING_PAUSE_S"
+PAUSE = {"COUNTING_PAUSE_S": "0.2"}
 WAIT_S = 60.0
 DEATH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 """Ray gives up a silent node after these 3 s and not its own 15, which this test would only wait for."""
@@ -130,7 +130,7 @@ class Machines:
 def environment() -> dict[str, str]:
     variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     path = [str(ROOT / "platform"), str(ROOT / "tests" / "cluster")]
-    return variables | DEATH | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join(path)}
+    return variables | PAUSE | DEATH | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join(path)}
 
 
 @pytest.fixture
@@ -209,7 +209,6 @@ def test_a_run_grows_shrinks_and_outlives_its_nodes_and_its_head(
         before = newest(runs)
         job.until(lambda: newest(runs) > before, "another checkpoint")
 
-    environment[PAUSE] = "0.5"  # Ray looks every 20 s whether there are more nodes
     machines.head(cpus=1)
     job = machines.job(spec)
     more(job)
@@ -218,7 +217,6 @@ def test_a_run_grows_shrinks_and_outlives_its_nodes_and_its_head(
     more(job)
     machines.kill_all()
 
-    environment[PAUSE] = "0.2"
     address = machines.head(cpus=1)
     killed, drained = machines.node(cpus=1), machines.node(cpus=1, name="drained")
     job = machines.job(spec)

@@ -187,6 +187,7 @@ def test_a_resumed_learner_goes_on_as_the_other_does(name: str, tmp_path: Path) 
     assert [step(first, n) for n in (4, 5, 6)] == [step(again, n) for n in (4, 5, 6)]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
 def test_a_compiled_network_takes_the_steps_of_the_other(tmp_path: Path) -> None:
     fitted, features, labels_N = encoded("binary")
