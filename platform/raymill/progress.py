@@ -34,6 +34,7 @@ class Progress:
         self._clock, self._write = clock, write or self._print_out
         self._interval = REDRAW_S if self._in_place else INTERVAL_S
         self._before = self._done = done
+        self._began = False
         self._started = self._last = clock()
 
     def advance(self, amount: int, **values: float) -> None:
@@ -41,7 +42,7 @@ class Progress:
         self._done += amount
         now = self._clock()
         if now - self._last >= self._interval:
-            self._last = now
+            self._last, self._began = now, True
             self._write(self.line(now, values))
 
     def finish(self, **values: float) -> None:
@@ -49,6 +50,11 @@ class Progress:
         self._write(self.line(self._clock(), values, done=True))
         if self._in_place:
             print(flush=True)
+
+    def close(self) -> None:
+        """Print the last line of work that took long enough to have printed one before."""
+        if self._began:
+            self.finish()
 
     def line(self, now: float, values: dict[str, float], *, done: bool = False) -> str:
         """Return the progress as one line."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from conftest import Cluster
 
 from raymill import config
 from raymill.errors import Conflict
+from raymill.repo import Repository
+from raymill.runs import Runs
 from raymill.train.run import TrainResult, train
 from raymill.train.spec import TrainSpec
 
@@ -89,3 +93,54 @@ def test_only_new_files_are_learned(joined: Cluster, tmp_path: Path) -> None:
                 flavors={"torch": {"hidden": [9], "epochs": 1}},
             )
         )
+
+
+KILLED = """
+import json, os, signal, sys
+from raymill import cluster, config
+from raymill.repo import Repository
+from raymill.train import attempt, run
+from raymill.train.spec import TrainSpec
+def end(*arguments): os.kill(os.getpid(), signal.SIGKILL)
+where, spec = sys.argv[1:]
+setattr({"publish": Repository, "label": Repository, "finish": attempt}[where], where, end)
+cluster.connect()
+run.train(config.parse(TrainSpec, json.loads(spec)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "became", "labelled"), [("publish", 1, 1), ("label", 2, 1), ("finish", 2, 2)]
+)
+def test_a_job_killed_while_it_publishes_leaves_no_row_out_and_learns_none_twice(
+    joined: Cluster, tmp_path: Path, where: str, became: int, labelled: int
+) -> None:
+    """Kill -9 with the ledger staged, with the version there but not its label, and with both."""
+    settings = {
+        "model": f"killed-{where}", "strategy": "local", "workers": 1, "runs": str(tmp_path / "runs"),
+        "read": {"order": "incremental", "batch_rows": 256},
+    }  # fmt: skip
+    for name in ("validation", "train"):
+        write(tmp_path / name / "0.parquet", 0)
+    first = train(spec(tmp_path, **settings))
+    write(tmp_path / "train" / "1.parquet", 1)
+    wanted = spec(tmp_path, **settings, run="second")
+
+    job = wanted.model_dump_json(exclude_unset=True)
+    done = subprocess.run(  # the environment of this process, which has joined the cluster
+        [sys.executable, "-c", KILLED, where, job], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == -9, done.stdout + done.stderr
+    repository = Repository(wanted.publish.repository)
+    assert repository.versions(wanted.model)[-1] == became
+    assert repository.labels(wanted.model) == {"stable": labelled}
+
+    again = train(wanted)
+    assert again.version.number == 2
+    assert repository.versions(wanted.model) == [1, 2]
+    assert repository.labels(wanted.model) == {"stable": 2}
+    record = Runs(wanted.runs).record("second")
+    assert (record.status, record.version, record.attempts > 1) == ("finished", 2, where != "finish")
+    whole = [[4, GROUP_ROWS, 2 * GROUP_ROWS]]
+    assert ledger_of(first) == {"0.parquet": whole}
+    assert ledger_of(again) == {"0.parquet": whole, "1.parquet": whole}

@@ -127,6 +127,7 @@ def _read_footers(
         for footer in pool.map(read, listed):
             footers.append(footer)
             progress.advance(1)
+    progress.close()
     return schema, footers
 
 

@@ -177,6 +177,7 @@ def where(snapshot: Snapshot, predicate: Predicate, *, threads: int = PLAN_THREA
         ):
             counts.append(count_g)
             progress.advance(1)
+    progress.close()
     matching_G = np.concatenate(counts)
     if matching_G.sum() == 0:
         text = " and ".join(f"{c.column} {c.operator} {c.value!r}" for c in predicate.conditions)

@@ -87,6 +87,13 @@ def finish(spec: TrainSpec, record: RunRecord, version: Version, epochs: list[di
     runs.write(record, status="finished", version=version.number, metrics=metrics)
 
 
+def close(spec: TrainSpec, version: Version) -> None:
+    """Finish the record of a run of this name that died after it had become `version`."""
+    record = Runs(spec.runs).find(spec.run) if spec.run else None
+    if record and record.status != "finished" and version.manifest.lineage.run == record.run:
+        finish(spec, record, version, [])
+
+
 def _check_same(spec: TrainSpec, before: RunRecord, ids: dict[str, str]) -> None:
     was = _flat(before.spec, spec.model_fields)
     is_now = _flat(spec.model_dump(mode="json"), spec.model_fields)

@@ -74,23 +74,28 @@ def train(spec: TrainSpec) -> TrainResult:
         snapshots["train"] = incremental.mark(spec, snapshots["train"], base)
         if base and incremental.is_nothing_new(snapshots["train"]):
             print(f"nothing new to learn: {spec.model} stays at version {base.version.number}", flush=True)
+            attempt.close(spec, base.version)
             return TrainResult(base.version, base.version.manifest.lineage.run, 0, 0, [], published=False)
     run = spec.run or _new_run(spec)
     record = attempt.begin(spec, run, snapshots)
     done = attempt.published(record, repository)
     if done:
-        return _already(spec, record, done, snapshots["train"].rows)
+        return _already(spec, record, repository, done, snapshots["train"].rows)
     with attempt.recorded(spec, record):
         job = make_job(spec, snapshots, base, run)
         outcome = STRATEGIES.load(spec.strategy)().fit(job)
         version = _publish(job, outcome, repository)
+        _label(spec, repository, version)
     attempt.finish(spec, record, version, outcome.history)
     return TrainResult(version, run, snapshots["train"].rows, outcome.rows_seen, outcome.history)
 
 
-def _already(spec: TrainSpec, record: RunRecord, version: Version, rows: int) -> TrainResult:
+def _already(
+    spec: TrainSpec, record: RunRecord, repository: Repository, version: Version, rows: int
+) -> TrainResult:
     """Return the result of a run that an earlier attempt has published; submitting twice does no harm."""
     if record.status != "finished":
+        _label(spec, repository, version)
         attempt.finish(spec, record, version, [])
     print(f"run {record.run} is finished: it became version {version.number}", flush=True)
     history = Runs(spec.runs).history(record.run)
@@ -165,10 +170,19 @@ def _publish(job: TrainJob, outcome: Outcome, repository: Repository) -> Version
             lambda path: _prove(path, job.flavor, job.encoder),
         )
     print(f"published {job.spec.model} version {version.number} at {version.location}", flush=True)
-    if job.spec.publish.label:
-        event = repository.label(job.spec.model, job.spec.publish.label, version.number)
-        print(f"label {event.label} -> version {event.version}", flush=True)
     return version
+
+
+def _label(spec: TrainSpec, repository: Repository, version: Version) -> None:
+    """Point the spec's label at the version; where it once did, whoever moved it since is right."""
+    label = spec.publish.label
+    if label is None:
+        return
+    known = label in repository.labels(spec.model)
+    if known and any(event.version == version.number for event in repository.history(spec.model, label)):
+        return
+    event = repository.label(spec.model, label, version.number)
+    print(f"label {event.label} -> version {event.version}", flush=True)
 
 
 def _prove(staged: Path, flavor: Flavor, encoder: Encoder) -> None:

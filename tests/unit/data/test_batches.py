@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
@@ -82,6 +83,21 @@ def test_lanes_pulled_at_any_pace_give_every_row_once(make_lake, files, lanes, e
     group_N = np.repeat(np.arange(snapshot.groups), snapshot.group_rows_G)
     seen = np.concatenate([np.zeros(0), *before]).astype(int)
     assert visits_G.tolist() == np.bincount(group_N[seen], minlength=snapshot.groups).tolist()
+
+
+def test_a_lane_left_standing_holds_no_other_up(make_lake):
+    """What a slow worker does not take keeps no other waiting: a lane has its own budget and threads."""
+    snapshot, encoder = make_lake([[20, 20, 20], [20, 20, 20]])
+    config = LoaderConfig(lanes=3, batch_rows=6, window=1)
+    loader = Loader(snapshot, encoder, config, prefetch_bytes=1, threads=1)
+    slow = loader.lane(0, 0)
+    rows = [next(slow).labels_N]
+    for lane in (1, 2):
+        with ThreadPoolExecutor(1) as another:  # a worker of its own, with a deadline
+            pulled = another.submit(lambda lane=lane: [batch.labels_N for batch in loader.lane(0, lane)])
+            rows += pulled.result(timeout=30)
+    rows += [batch.labels_N for batch in slow]
+    assert sorted(np.concatenate(rows).astype(int).tolist()) == list(range(snapshot.rows))
 
 
 def test_lanes_together_are_the_global_batches(make_lake, row_ids):

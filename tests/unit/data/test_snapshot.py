@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import fsspec
 import numpy as np
 import pyarrow as pa
@@ -36,6 +38,18 @@ def test_id_follows_content(tmp_path):
     assert after.files[-1].path == "b.parquet"
     with pytest.raises(IndexError):
         after.files[2]
+
+
+def test_long_listings_show_their_progress(tmp_path, monkeypatch, capsys):
+    for number in range(3):
+        write(tmp_path / f"{number}.parquet", table())
+    take_snapshot(tmp_path)
+    assert capsys.readouterr().out == "", "nothing of what is done at once"
+    monkeypatch.setattr("raymill.progress.INTERVAL_S", 0.0)
+    take_snapshot(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match(r"footers of .+ \[######\.+\]  33% 1/3 files, [\d,]+ files/s, \d+ s left", lines[0])
+    assert re.match(r"footers of .+ \[#+\] 100% 3/3 files, [\d,]+ files/s, done", lines[-1])
 
 
 def test_hidden_files_are_passed_over(tmp_path):
