@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import loader_data as lake
@@ -141,8 +142,10 @@ def others(root: Path, snapshot, skip: set[str]) -> dict[str, object]:
     """Return the ratios to peers that run in a process or an environment of their own."""
     found: dict[str, object] = {}
     for name, key, measure in (
-        ("Ray Data, local shuffle buffer 65,536", "ray_data", peers.ray_data),
+        ("Ray Data, local shuffle buffer 65,536", "ray_data", partial(peers.ray_data, buffer_rows=65_536)),
+        ("Ray Data, in order", "ray_data_in_order", peers.ray_data),
         ("Hugging Face datasets, arrow streaming + stack", "hf_datasets", peers.hf_datasets),
+        ("torch DataLoader over a TensorDataset, shuffled", "data_loader", peers.data_loader),
     ):
         if key.partition("_")[0] in skip:
             continue

@@ -15,9 +15,11 @@ import loader_data as lake
 import numpy as np
 import pyarrow.dataset as ds
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 ENVIRONMENTS = Path(__file__).parent / ".envs"
 PASSES = 4  # of a peer in a process of its own; the first warms up
+SLOW_ROWS = 300_000  # for a peer that takes half a minute for all
 
 
 def scan(root: Path, files: slice = slice(None)) -> int:
@@ -116,14 +118,14 @@ def _load_rank(root: str, rank: int) -> Callable[[], None]:
 RAY_DATA = """
 import sys, time, logging
 import ray
-root, batch_rows, passes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+root, batch_rows, passes, buffer_rows = sys.argv[1], *map(int, sys.argv[2:5])
 ray.init(address="local", num_cpus=2, logging_level=logging.ERROR, include_dashboard=False)
 ray.data.DataContext.get_current().enable_progress_bars = False
 data = ray.data.read_parquet(root)
 for number in range(passes):
     sys.stdin.readline()
-    started, rows = time.perf_counter(), 0
-    for batch in data.iter_torch_batches(batch_size=batch_rows, local_shuffle_buffer_size=65536):
+    started, rows, shuffle = time.perf_counter(), 0, {"local_shuffle_buffer_size": buffer_rows or None}
+    for batch in data.iter_torch_batches(batch_size=batch_rows, **shuffle):
         rows += len(batch["label"])
     print("rate", rows / (time.perf_counter() - started), flush=True)
 """
@@ -145,9 +147,18 @@ for number in range(passes):
 """
 
 
-def ray_data(root: Path, batch_rows: int):
+def ray_data(root: Path, batch_rows: int, *, buffer_rows: int = 0):
     """Yield rows/s of each pass of Ray Data, in a process of its own; it waits between passes."""
-    yield from _passes([sys.executable, "-c", RAY_DATA], root, batch_rows)
+    yield from _passes([sys.executable, "-c", RAY_DATA], root, batch_rows, buffer_rows)
+
+
+def data_loader(root: Path, batch_rows: int):
+    """Yield rows/s of torch's DataLoader over tensors in memory, which asks for each row by itself."""
+    tensors = TensorDataset(torch.rand(SLOW_ROWS, lake.FEATURES), torch.rand(SLOW_ROWS))
+    for _ in range(PASSES - 1):
+        started = time.perf_counter()
+        rows = sum(len(labels) for _, labels in DataLoader(tensors, batch_rows, shuffle=True))
+        yield rows / (time.perf_counter() - started)
 
 
 def hf_datasets(root: Path, batch_rows: int):
@@ -160,9 +171,9 @@ def hf_datasets(root: Path, batch_rows: int):
     yield from _passes([str(python), "-c", HF_DATASETS], root, batch_rows)
 
 
-def _passes(command: list[str], root: Path, batch_rows: int):
+def _passes(command: list[str], root: Path, batch_rows: int, *more: int):
     process = subprocess.Popen(
-        [*command, str(root), str(batch_rows), str(PASSES)],
+        [*command, str(root), str(batch_rows), str(PASSES), *map(str, more)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:
