@@ -90,6 +90,13 @@ def is_time(arrow_type: pa.DataType) -> bool:
     return bool(pa.types.is_timestamp(arrow_type) or pa.types.is_date(arrow_type))
 
 
+def is_text(arrow_type: pa.DataType) -> bool:
+    """Whether it is text, in whichever of Arrow's forms: writers differ, and the stored bytes do not."""
+    kind = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_kind(kind) for is_kind in kinds)
+
+
 def input_width(arrow_type: pa.DataType) -> int:
     """Return the numbers that a value of an Arrow type holds: a fixed-size list's length, else 1."""
     return int(arrow_type.list_size) if pa.types.is_fixed_size_list(arrow_type) else 1
@@ -107,7 +114,7 @@ def input_dtype(arrow_type: pa.DataType, name: str) -> str:
         arrow_type = arrow_type.value_type
     if pa.types.is_boolean(arrow_type):
         return "bool"
-    if pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type):
+    if is_text(arrow_type):
         return "string"
     if pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type):
         return str(arrow_type.to_pandas_dtype().__name__)

@@ -57,6 +57,14 @@ def plain_values(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values.cast(pa.float64()) if pa.types.is_decimal(values.type) else values
 
 
+def without_views(table: pa.Table) -> pa.Table:
+    """Return the table with text views as text: many kernels of Arrow take no views, or err on them."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string_view(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(pa.large_string()))
+    return table
+
+
 def _seconds(column: FittedColumn, values: pa.Array) -> np.ndarray:
     """Return float64 [N]: seconds since the column's origin, NaN for null."""
     whole = microseconds(values)

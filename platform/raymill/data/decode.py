@@ -15,6 +15,7 @@ from pyarrow import fs as pafs
 from raymill.data.direct import Chunks, DirectColumns, Footer
 from raymill.data.rows import Rows
 from raymill.data.snapshot import Snapshot
+from raymill.encode_arrow import without_views
 from raymill.errors import DataError
 from raymill.features import Encoder, Features
 from raymill.kernels import DIRECT_BYTES
@@ -100,7 +101,8 @@ class RowGroupReader:
             file = pq.ParquetFile(source, metadata=metadata, pre_buffer=not self.is_local)
             for columns in slices:
                 stored = [name for name in columns if name not in self.snapshot.partitions]
-                table = _rows_of(file.read_row_group(ordinal, columns=stored, use_threads=False), rows)
+                table = file.read_row_group(ordinal, columns=stored, use_threads=False)
+                table = _rows_of(without_views(table), rows)
                 if len(stored) < len(columns):
                     table = self._with_partitions(group, columns, table, _count(rows, file, ordinal))
                 yield table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymill.columns import is_text
 from raymill.data import store
 from raymill.data.snapshot import Files, Fragment, Snapshot, ordinals
 from raymill.errors import DataError, NotFound
@@ -105,6 +107,9 @@ def _read_footers(
     known = _known_footers(before) if before is not None else {}
     first = root / listed[0].path if listed[0].path else root
     schema = _parse_footer(first).schema.to_arrow_schema().remove_metadata()
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise DataError(f"file {first.uri!r} has column {twice[0]!r} twice; write it again with one of them")
     if before is not None and _file_schema(before) != schema:
         known = {}  # the dataset was written anew; every file must be held to the new schema
 
@@ -169,7 +174,7 @@ def check_same_schema(expected: pa.Schema, found: pa.Schema, first: str, locatio
                 "write it again with the column, or keep files of one schema in one dataset"
             )
         other = found.field(field.name).type
-        if other != field.type:
+        if other != field.type and not (is_text(other) and is_text(field.type)):
             raise DataError(
                 f"file {location.uri!r} holds column {field.name!r} as {other}, but {first!r} as "
                 f"{field.type}; write one of them again with the other's type"

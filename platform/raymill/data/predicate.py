@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raymill.data.snapshot import Snapshot
+from raymill.encode_arrow import without_views
 from raymill.errors import DataError, SpecError, nearest
 from raymill.progress import Progress
 
@@ -223,4 +224,4 @@ def count_matching(file: pq.ParquetFile, ordinal: int, predicate: Predicate) -> 
         tuple(c for c, verdict in zip(predicate.conditions, verdicts, strict=True) if verdict is None)
     )
     table = file.read_row_group(ordinal, columns=open_ones.columns, use_threads=False)
-    return int(open_ones.mask_N(table).sum())
+    return int(open_ones.mask_N(without_views(table)).sum())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
+from raymill.columns import is_text
 from raymill.errors import DataError, nearest
 from raymill.prepare.spec import JoinSpec, PrepareSpec
 
@@ -140,8 +141,7 @@ def _typed(values: pd.Series | pa.ChunkedArray, name: str, kind: str) -> pa.Arra
     target = ARROW_TYPES[kind]
     try:
         array = values if isinstance(values, pa.ChunkedArray) else pa.array(values, from_pandas=True)
-        text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-        if text and kind == "timestamp":
+        if is_text(array.type) and kind == "timestamp":
             return pa.array(pd.to_datetime(array.to_pandas(), utc=True), target)
         return array.cast(target, safe=not pa.types.is_floating(target))
     except (pa.ArrowException, ValueError, TypeError) as error:

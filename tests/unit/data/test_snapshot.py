@@ -10,10 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raymill.data import Loader, LoaderConfig, listing, take_snapshot
+from raymill.data import (
+    Loader,
+    LoaderConfig,
+    learn_encoder,
+    listing,
+    parse_predicate,
+    take_snapshot,
+    where,
+)
 from raymill.data.store import FILE_NAME, load, save
 from raymill.errors import Corrupt, DataError, NotFound
-from raymill.features import Encoder, FittedColumn
+from raymill.features import Column, Encoder, FittedColumn
+from raymill.fitting import FeaturePlan
 from raymill.storage import locate
 
 
@@ -71,6 +80,35 @@ def test_the_odd_file_is_named(tmp_path):
     write(tmp_path / "3.parquet", table(x=[1, 2, 3], y=[1, 2, 3]))
     with pytest.raises(DataError, match=r"3\.parquet' has column 'y', which '0\.parquet' lacks"):
         take_snapshot(tmp_path)
+
+
+def test_a_column_named_twice_is_refused(tmp_path):
+    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"])
+    write(tmp_path / "0.parquet", twice)
+    with pytest.raises(DataError, match=r"0\.parquet' has column 'a' twice"):
+        take_snapshot(tmp_path)
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_text_is_text_in_whichever_form_a_writer_named(tmp_path, first):
+    """Writers of Parquet name four of Arrow's types, and the stored bytes are the same."""
+    words = pa.array(["u", "v", None, "u"])
+    forms = [words, words.cast(pa.large_string()), words.cast(pa.string_view()), words.dictionary_encode()]
+    for number, form in enumerate(forms[first:] + forms[:first]):
+        write(tmp_path / f"{number}.parquet", table(4, word=form))
+    snapshot = take_snapshot(tmp_path)
+    plan = FeaturePlan({"word": Column(nulls="unknown")}, "row", "regression", snapshot.schema)
+    encoder = learn_encoder(plan, snapshot)
+    assert encoder.columns[0].vocabulary == ("u", "v")
+    config = LoaderConfig(batch_rows=16, shuffle=False)
+    (batch,) = Loader(snapshot, encoder, config).epoch(0)
+    assert batch.features.codes_NC.ravel().tolist() == [1, 2, 0, 1] * 4
+    for condition, rows in (
+        (["word", "==", "u"], 8),
+        (["word", "in", ["v", "w"]], 4),
+        (["word", ">", "u"], 4),
+    ):
+        assert where(snapshot, parse_predicate([condition], snapshot.schema)).rows == rows
 
 
 def test_no_data_is_refused(tmp_path):
