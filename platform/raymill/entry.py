@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ def run_job(spec_type: type[S], main: Callable[[S], dict[str, Any]]) -> None:
             typer.Option("--set", help="key=value over the file's; dots reach inside: torch.epochs=5."),
         ] = None,
     ) -> None:
+        if isinstance(
+            sys.stdout, io.TextIOWrapper
+        ):  # into a file, what workers print would come kilobytes late
+            sys.stdout.reconfigure(line_buffering=True)
         try:
             result = main(config.load(spec_type, config_file, overrides or []))
         except RaymillError as error:
