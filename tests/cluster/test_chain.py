@@ -33,6 +33,7 @@ def trained(cluster: Cluster, flights: Path) -> dict[str, dict[str, Any]]:
             "--set", f"flavor={flavor}", "--set", f"model={model}",
         )  # fmt: skip
         assert code == 0, output
+        assert "Trying to restart" not in output, output  # what xgboost-ray says where an actor failed
         results[flavor] = closing_line(output)
     return results
 

@@ -95,7 +95,12 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
     def before_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
         """Have XGBoost seed a round by its place in the model: it counts from where this process began."""
         boost, first = model.update, self._first
-        model.update = lambda data, iteration, objective: boost(data, first + iteration, objective)
+
+        def update(data: Any, iteration: int, objective: Any) -> None:
+            del model.update  # before other callbacks, in whichever order, store the model
+            boost(data, first + iteration, objective)
+
+        model.update = update
         return False
 
     def _prepare(self, first: int) -> None:
@@ -137,7 +142,6 @@ class Watch(xgboost.callback.TrainingCallback):  # type: ignore[misc]
         return model
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-        del model.update
         return reported(lambda: self._measure(model, evals_log))
 
     def _measure(self, model: Any, evals_log: Any) -> bool:
