@@ -32,9 +32,8 @@ def run_job(spec_type: type[S], main: Callable[[S], dict[str, Any]]) -> None:
             typer.Option("--set", help="key=value over the file's; dots reach inside: torch.epochs=5."),
         ] = None,
     ) -> None:
-        if isinstance(
-            sys.stdout, io.TextIOWrapper
-        ):  # into a file, what workers print would come kilobytes late
+        # Into a file, what workers print would otherwise come kilobytes late.
+        if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)
         try:
             result = main(config.load(spec_type, config_file, overrides or []))
