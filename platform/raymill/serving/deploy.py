@@ -15,14 +15,19 @@ APPLICATION = "models"
 IMPORT_PATH = "serve_apps.models:app"
 WAIT_S = 180.0
 
-INGRESS_ENVIRONMENT = {
+FAST_INGRESS = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+}
+"""HAProxy in front of the replicas, throughput mode in them; without, nothing is served."""
+
+INGRESS_ENVIRONMENT = {
+    **FAST_INGRESS,
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_RETRIES": "2",
 }
-"""Serve's fast ingress: HAProxy in front of the replicas, throughput mode in them. Read when the
-controller starts; nodes carry it in their start environment as well (see `raymill up`, cluster.yaml).
+"""What Serve's ingress is set up by. Read when the controller starts; nodes carry it in their start
+environment as well (see `raymill up`, cluster.yaml).
 
 A request whose replica dies before it answers is asked of another, twice at most, so that one which kills
 its replica does not kill them all. HAProxy can do so where headers and body reached it together, within

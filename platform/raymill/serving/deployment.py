@@ -17,7 +17,7 @@ from raymill.errors import Exhausted, RaymillError, Unavailable
 from raymill.features import Features
 from raymill.repo import Repository
 from raymill.serving import GRPC_PROTOCOLS, PROTOCOLS, ingress, rpc
-from raymill.serving.deploy import APPLICATION, INGRESS_ENVIRONMENT
+from raymill.serving.deploy import APPLICATION, FAST_INGRESS
 from raymill.serving.http import HttpApp
 from raymill.serving.memory import Memory
 from raymill.serving.metrics import RequestMetrics
@@ -108,9 +108,9 @@ def check_ingress() -> None:
     Raises:
         Unavailable: says how to start it with.
     """
-    missing = [name for name, value in INGRESS_ENVIRONMENT.items() if os.environ.get(name) != value]
+    missing = [name for name, value in FAST_INGRESS.items() if os.environ.get(name) != value]
     if missing:
-        settings = " ".join(f"{name}={INGRESS_ENVIRONMENT[name]}" for name in missing)
+        settings = " ".join(f"{name}={FAST_INGRESS[name]}" for name in missing)
         raise Unavailable(
             f"Serve runs without its fast ingress: {', '.join(missing)} is not set where it was started. "
             f"Start the nodes with `{settings} ray start ...` (`raymill up` and cluster.yaml do), or end "
