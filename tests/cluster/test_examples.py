@@ -57,10 +57,15 @@ def test_an_example_is_learned_published_and_served(
     result = trained[model]
     metric, floor = FLOOR[model]
     assert result["metrics"]["validation"][metric] > floor
-    golden = json.loads((Path(result["path"]) / "golden.json").read_text())
+    check_golden(served, model, Path(result["path"]))
+
+
+def check_golden(url: str, model: str, version: Path) -> None:
+    """Ask for the rows that the version was proven by; the served scores are those stored beside it."""
+    golden = json.loads((version / "golden.json").read_text())
     names, columns = golden["inputs"].keys(), golden["inputs"].values()
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-    status, answer = call(f"{served}/v1/models/{model}:predict", {"instances": rows})
+    status, answer = call(f"{url}/v1/models/{model}:predict", {"instances": rows})
     assert status == 200, answer
     np.testing.assert_allclose(answer["predictions"], golden["scores"], atol=1e-5)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ROOT, Cluster, closing_line, running
+from test_examples import check_golden
 
 from raymill.config import load
 from raymill.search.record import Record
@@ -78,6 +79,29 @@ def test_a_staged_study_ends_in_a_published_model_though_trials_fail(
     assert (cluster.storage / "studies/staged/report/report.html").exists()
     again = tune(load(TuneSpec, ROOT / TUNE[2], [part for part in changes if part != "--set"]))
     assert (again["published"]["version"], again["published"]["published"]) == (published["version"], False)
+
+
+def test_the_best_network_of_a_study_is_served(cluster: Cluster, flights: Path) -> None:
+    """Two trials of two workers each, Bayesian search and ASHA, and the version answers as it was proven."""
+    changes = settings(
+        study="networks", search__trials="2",
+        train__set="{flavor: torch, model: searched, workers: 2, flavors.torch.epochs: 2}",
+        train__trials="{read.order: sampled, read.options: {fraction: 0.05}, checkpoint.every_steps: null}",
+    )  # fmt: skip
+    code, output = cluster.submit("jobs/tune.py", "--config", "examples/flights/tune-torch.yaml", *changes)
+    assert code == 0, output
+    record, published = read(cluster, "networks"), closing_line(output)["published"]
+    assert {trial.status for trial in record.trials} <= {"complete", "stopped"}
+    best = record.best()
+    assert best is not None
+    lineage = json.loads((Path(published["path"]) / "manifest.json").read_text())["lineage"]
+    assert lineage["study"] == f"networks/{best.number}"
+    changes = settings(
+        models="{searched: {serve: [latest]}}", port=str(cluster.serve_port), grpc_port=str(cluster.grpc_port)
+    )
+    code, output = cluster.submit("jobs/serve.py", "--config", "examples/flights/serve.yaml", *changes)
+    assert code == 0, output
+    check_golden(closing_line(output)["url"], "searched", Path(published["path"]))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
