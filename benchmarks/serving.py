@@ -35,6 +35,8 @@ from serving_load import Form, Load
 
 MODELS = ("program", "torch", "tensorflow", "xgboost")
 """`program` is the exported torch program that the peers serve, `torch` what training publishes."""
+OWN = "own"
+"""The same program again, in a replica of its own."""
 JSON = {"content-type": "application/json"}
 PEERS = ("MLServer", "LitServe", "BentoML")
 BATCH = 128
@@ -51,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rbm-") as folder:
         root = Path(folder)
         program = models.publish("program", root) / "model.pt2"
-        for name in MODELS[1:]:
+        for name in (*MODELS[1:], OWN):
             models.publish(name, root)
         figures = default_row(program, options)
         with ExitStack() as stack:
@@ -86,7 +88,10 @@ def start(
     """Start all servers; return the HTTP and gRPC requests by number of rows and server."""
     spec = {
         "repository": str(root), "grpc_protocols": ["oip_grpc"],
-        "models": {name: {"serve": ["latest"]} for name in MODELS[:2]},
+        "models": {
+            **{name: {"serve": ["latest"]} for name in MODELS[:2]},
+            OWN: {"serve": ["latest"], "placement": "own", "own": {"num_cpus": 0.25}},
+        },
     }  # fmt: skip
     prefixes = {"models": "/", "plain": "/plain", "raw": "/raw"}
     http_port, grpc_port = stack.enter_context(
@@ -101,6 +106,7 @@ def start(
         rows: {
             "Raymill": tfs(http_port, "/v1/models/program:predict", rows),
             "Raymill, as published": tfs(http_port, "/v1/models/torch:predict", rows),
+            "Raymill, placement own": tfs(http_port, f"/v1/models/{OWN}:predict", rows),
             "Raymill, OIP JSON": oip(http_port, rows),
             "Raymill, OIP binary": oip_binary(http_port, rows),
             "Ray Serve, HAProxy, throughput": tfs(http_port, "/plain", rows),
@@ -145,6 +151,9 @@ def measure(http: dict[int, Any], grpc: dict[int, Any], options: argparse.Namesp
         "batch_vs_best_peer": min(ratio(batch, "Raymill", peer) for peer in PEERS),
         "binary_vs_json": ratio(batch, "Raymill, OIP binary", "Raymill, OIP JSON"),
         "grpc_vs_mlserver": min(ratio(found, "Raymill", "MLServer") for found in calls.values()),
+        "own_vs_shared_c32": ratio(many, "Raymill, placement own", "Raymill"),
+        "own_vs_shared_batch": ratio(batch, "Raymill, placement own", "Raymill"),
+        "own_vs_shared_p50": ratio(one, "Raymill, placement own", "Raymill", "p50_us"),
         "http_c32_per_s": median(many["Raymill"], "per_s"),
         "published_c32_per_s": median(many["Raymill, as published"], "per_s"),
         "published_limit_share": ratio(many, "Raymill, as published", limit),

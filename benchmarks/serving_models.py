@@ -16,6 +16,8 @@ from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, Code, Golden
 from raymill.repo.version import check_golden
 
 FEATURES, CLASSES, HIDDEN = 28, ("a", "b", "c"), 64
+PROGRAMS = ("program", "own")
+"""Served by torch itself, with no ONNX graph beside."""
 LEARNERS = {
     "torch": ("raymill.flavors.torch_flavor:TorchConfig", "raymill.flavors.torch_learner:TorchLearner"),
     "onnx": ("raymill.flavors.torch_flavor:TorchConfig", "raymill.flavors.torch_learner:TorchLearner"),
@@ -40,9 +42,9 @@ def features(rows_NF: np.ndarray) -> Features:
 
 
 def publish(flavor: str, root: Path) -> Path:
-    """Publish a model under its flavor's name, `program` as a torch program alone; return its folder."""
+    """Publish a model under its flavor's name, a torch program under those of PROGRAMS; return its folder."""
     fitted, name = encoder(), flavor
-    flavor = "torch" if name == "program" else name
+    flavor = "torch" if name in PROGRAMS else name
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder)
         kind = FLAVORS.load(flavor)()
@@ -53,7 +55,7 @@ def publish(flavor: str, root: Path) -> Path:
         golden = Golden(inputs={"x": given.tolist()}, scores=scores.tolist(), tolerance=1e-4)
         (staged / GOLDEN_FILE).write_text(golden.model_dump_json())
         (staged / ENCODER_FILE).write_text(fitted.model_dump_json())
-        if name != "program":
+        if name not in PROGRAMS:
             kind.prepare_serving(
                 model, staged, lambda: check_golden(staged, fitted, kind.load(staged, fitted))
             )
