@@ -29,8 +29,8 @@ INGRESS_ENVIRONMENT = {
 """What Serve's ingress is set up by. Read when the controller starts; nodes carry it in their start
 environment as well (see `raymill up`, cluster.yaml).
 
-A request whose replica dies before it answers is asked of another, up to two more times, so that one which kills
-its replica does not kill them all. HAProxy can do so where headers and body reached it together, within
+A request whose replica dies before it answers is asked of another, up to two more times: one which kills
+its replica kills three at most. HAProxy can do so where headers and body reached it together, within
 16 KiB; of others the client's connection is closed without an answer."""
 
 
