@@ -7,6 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -269,6 +270,12 @@ def test_files_and_functions_stay_small(file):
 
 
 # Habits
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest imports them by name alone: the second of two would not be collected beside the first."""
+    names = Counter(file.name for file in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, files in names.items() if files > 1] == []
 
 
 def test_nothing_ends_every_ray_on_the_machine():
