@@ -29,12 +29,13 @@ from raymill.search import SEARCHERS, Space
 
 REQUIREMENTS = [
     "coco-experiment==2.8.2", "optuna", "nevergrad", "hyperopt", "cmaes", "scipy", "setuptools<81",
-    "torch==2.13.0",
+    "torch==2.13.0", "botorch", "scikit-optimize",
 ]  # fmt: skip
 OURS = ("random", "annealing", "genetic", "bayesian")
 PEERS = (
     "optuna-qmc", "hyperopt-anneal", "scipy-annealing", "nevergrad-OnePlusOne", "nevergrad-DE",
-    "optuna-nsga2", "optuna-cmaes", "optuna-tpe", "nevergrad-NGOpt", "optuna-gp",
+    "optuna-nsga2", "optuna-cmaes", "optuna-tpe", "nevergrad-NGOpt", "optuna-gp", "skopt-gp",
+    "botorch-logei",
 )  # fmt: skip
 OPTIONS = {"random": {"sequence": "sobol"}}
 PARALLEL = 8

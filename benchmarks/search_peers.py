@@ -77,9 +77,47 @@ def scipy_annealing(problem: Problem, evaluations: int, seed: int) -> None:
     )  # fmt: skip
 
 
+def skopt_gp(problem: Problem, evaluations: int, seed: int) -> None:
+    import skopt
+
+    box = [(float(low), float(high)) for low, high in zip(problem.low, problem.high, strict=True)]
+    skopt.gp_minimize(lambda x: problem.value(x), box, n_calls=evaluations, random_state=seed)
+
+
+def botorch_logei(problem: Problem, evaluations: int, seed: int) -> None:
+    """Run BoTorch's default: SingleTaskGP and LogEI from restarts, after 2 D Sobol points."""
+    import torch
+    from botorch.acquisition import LogExpectedImprovement
+    from botorch.fit import fit_gpytorch_mll
+    from botorch.models import SingleTaskGP
+    from botorch.models.transforms import Standardize
+    from botorch.optim import optimize_acqf
+    from gpytorch.mlls import ExactMarginalLogLikelihood
+
+    torch.manual_seed(seed)
+    low, high = torch.tensor(problem.low).double(), torch.tensor(problem.high).double()
+    dimension = len(problem.low)
+    points = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=seed).draw(2 * dimension).double()
+    unit = torch.stack([torch.zeros(dimension), torch.ones(dimension)]).double()
+
+    def measured(point: torch.Tensor) -> float:
+        return -float(problem.value((low + point * (high - low)).tolist()))
+
+    values = torch.tensor([[measured(point)] for point in points]).double()
+    while len(points) < evaluations:
+        model = SingleTaskGP(points, values, outcome_transform=Standardize(1))
+        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+        acquisition = LogExpectedImprovement(model, best_f=values.max())
+        found, _ = optimize_acqf(acquisition, unit, q=1, num_restarts=8, raw_samples=256)
+        points = torch.cat([points, found])
+        values = torch.cat([values, torch.tensor([[measured(found[0])]]).double()])
+
+
 PEERS: dict[str, Run] = {
     **{f"optuna-{kind}": optuna_sampler(kind) for kind in ("tpe", "nsga2", "cmaes", "qmc", "gp")},
     **{f"nevergrad-{kind}": nevergrad_optimizer(kind) for kind in ("DE", "OnePlusOne", "NGOpt")},
+    "skopt-gp": skopt_gp,
+    "botorch-logei": botorch_logei,
     "hyperopt-anneal": hyperopt_anneal,
     "scipy-annealing": scipy_annealing,
 }
