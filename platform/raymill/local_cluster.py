@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from raymill.errors import Conflict, Unavailable
-from raymill.serving.deploy import INGRESS_ENVIRONMENT
+from raymill.serving.deploy import ingress_environment
 from raymill.storage import STORAGE_VARIABLE
 
 HOME_VARIABLE = "RAYMILL_HOME"
@@ -153,7 +153,7 @@ def node_environment(temp_dir: str, storage: str) -> dict[str, str]:
     proxy = f"{temp_dir}/haproxy"
     return {
         **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-        **INGRESS_ENVIRONMENT,
+        **ingress_environment(),
         "RAY_AUTH_MODE": "token",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import yaml
 from conftest import Cluster, closing_line, free_port
 
 from raymill.repo import Repository
+from raymill.serving.deploy import INGRESS_ENVIRONMENT
 
 QUICK = {"look_back_period_s": 10.5, "upscale_delay_s": 0, "downscale_delay_s": 3}
 WAIT_S = 90.0
@@ -69,6 +71,13 @@ def ask(url: str, model: str) -> int:
         content = answer.read()
     assert answer.status != 200 or json.loads(content)["predictions"] == [SCORE]
     return answer.status
+
+
+def answers(url: str) -> bool:
+    try:
+        return ask(url, "quick") == 200
+    except OSError:
+        return False
 
 
 class Clients:
@@ -166,16 +175,33 @@ def test_a_model_on_its_own_comes_back_from_no_replica(
     until(lambda: not nodes_of("ModelServer-slow"), "the replica stays once it is idle again")
 
 
+@dataclass(frozen=True)
+class SecondNode:
+    """A second raylet on this machine, whose ingress has a port of its own."""
+
+    url: str
+    kill: Callable[[], None]
+
+
 @pytest.fixture
-def second_node(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """A second raylet on this machine; yields what kills it."""
+def second_node(cluster: Cluster, tmp_path: Path) -> Iterator[SecondNode]:
     line = [
         str(Path(sys.executable).with_name("ray")), "start", "--block", f"--address={cluster.ray_address}",
         "--num-cpus=2", "--disable-usage-stats", f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
-    log = tmp_path / "node.log"
+    port, log, proxy = free_port(), tmp_path / "node.log", tmp_path / "haproxy"
+    environment = cluster.environment | INGRESS_ENVIRONMENT | {
+        "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(port),
+        "RAY_SERVE_WORKER_PROXY_GRPC_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{proxy}/haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{proxy}/admin.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{proxy}/server-state",
+    }  # fmt: skip
     with log.open("wb") as output:
-        process = subprocess.Popen(line, env=cluster.environment, stdout=output, stderr=output)
+        process = subprocess.Popen(line, env=environment, stdout=output, stderr=output)
 
     def kill() -> None:
         if process.poll() is None:
@@ -185,7 +211,7 @@ def second_node(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[[], None]
 
     try:
         until(lambda: "Ray runtime started" in log.read_text(), log.read_text(), 60)
-        yield kill
+        yield SecondNode(f"http://127.0.0.1:{port}", kill)
     finally:
         kill()
 
@@ -193,18 +219,20 @@ def second_node(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[[], None]
 def test_replicas_of_a_shape_are_on_nodes_of_their_own_and_outlive_one(
     deploy: Callable[..., str],
     nodes_of: Callable[[str], list[str]],
-    second_node: Callable[[], None],
+    second_node: SecondNode,
 ) -> None:
     models = {"quick": {"serve": ["latest"]}}
     url = deploy(models=models, shape="multi_primary", replica={"num_cpus": 0.25})
     assert len(set(nodes_of("ModelServer"))) == 2
+    until(lambda: answers(second_node.url), "the second node's ingress answers nobody")
+    assert {ask(each, "quick") for each in (url, second_node.url) for _ in range(20)} == {200}
     deploy(models=models, shape="single", replica={"num_cpus": 0.25})
     assert len(nodes_of("ModelServer")) == 1
     deploy(models=models, shape="replicated", replica={"num_cpus": 0.25})
     assert len(set(nodes_of("ModelServer"))) == 2
     with Clients(3, url, "quick") as clients:
         time.sleep(1)  # both replicas answer
-        second_node()
+        second_node.kill()
         until(lambda: len(nodes_of("ModelServer")) == 1, "the dead node's replica counts as running")
         time.sleep(1)
     assert clients.codes.keys() == {200}, clients.codes

@@ -138,3 +138,14 @@ def test_nodes_install_by_the_constraints_and_get_token_and_checkout(document):
 def test_no_secret_is_in_the_file(document):
     for key in ("access_key", "access_key_secret"):
         assert re.fullmatch(r"<.*>", document["provider"][key])
+
+
+def test_the_readmes_own_machines_start_with_the_same():
+    block = re.search(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert block
+    lines = block[1].splitlines()
+    starts = [at for at, line in enumerate(lines) if "ray start" in line]
+    assert len(starts) == 2
+    found = exports(";".join(line.partition("#")[0] for line in lines[: starts[0]]))
+    assert found.items() >= ON_EVERY_NODE.items()
+    assert {"RAYMILL_STORAGE", "PYTHONPATH"} <= found.keys()

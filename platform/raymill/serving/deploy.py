@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,13 @@ environment as well (see `raymill up`, cluster.yaml).
 
 A request whose replica dies before it answers is asked of another, up to two more times: one which kills
 its replica kills three at most. HAProxy can do so where headers and body reached it together, within
-16 KiB; of others the client's connection is closed without an answer."""
+16 KiB; of others the client's connection is closed without an answer. An operator may change how often,
+and on what: see `ingress_environment`."""
+
+
+def ingress_environment() -> dict[str, str]:
+    """Return INGRESS_ENVIRONMENT, its retries as this process's environment has them where it does."""
+    return {name: os.environ.get(name, value) for name, value in INGRESS_ENVIRONMENT.items()} | FAST_INGRESS
 
 
 class DeployFailed(RaymillError):
@@ -41,7 +48,7 @@ class DeployFailed(RaymillError):
 def document(spec: ServeSpec) -> dict[str, Any]:
     """Return the Serve configuration of a spec, the content of a file for `serve deploy`."""
     return {
-        "controller_options": {"runtime_env": {"env_vars": INGRESS_ENVIRONMENT}},
+        "controller_options": {"runtime_env": {"env_vars": ingress_environment()}},
         "proxy_location": "HeadOnly" if spec.shape in ("single", "replicated") else "EveryNode",
         "http_options": {"host": spec.host, "port": spec.port},
         "grpc_options": {"port": spec.grpc_port, "grpc_servicer_functions": _servicer_functions(spec)},
