@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -173,6 +174,49 @@ def test_a_model_on_its_own_comes_back_from_no_replica(
     assert ask(url, "slow") == 200
     assert len(nodes_of("ModelServer-slow")) == 1
     until(lambda: not nodes_of("ModelServer-slow"), "the replica stays once it is idle again")
+
+
+def counted(name: str) -> Counter[tuple[str, ...]]:
+    """Return a metric of Serve's, as this cluster's nodes export it, by its series."""
+    import ray
+    from prometheus_client.parser import text_string_to_metric_families
+
+    found: Counter[tuple[str, ...]] = Counter()
+    for node in ray.nodes():
+        if node["Alive"]:
+            address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                text = answer.read().decode()
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    if sample.name == name:
+                        key = tuple(f"{k}={v}" for k, v in sorted(sample.labels.items()))
+                        found[key] += int(sample.value)
+    return found
+
+
+def test_every_request_is_counted_by_its_code(deploy: Callable[..., str], joined: Cluster) -> None:
+    """Serve's own counters, which its Grafana dashboards draw, and ours by model."""
+    url = deploy(models={"quick": {"serve": ["latest"]}}, poll_seconds=0.5)
+    metrics = ("ray_serve_num_http_requests_total", "ray_raymill_request_seconds_count")
+    before = {name: counted(name) for name in metrics}
+    assert [ask(url, "quick") for _ in range(300)] == [200] * 300
+    assert [ask(url, "absent") for _ in range(3)] == [404] * 3
+
+    def all_there() -> bool:
+        rise = {name: counted(name) - before[name] for name in metrics}
+
+        def of(name: str, *labels: str) -> int:
+            return sum(count for key, count in rise[name].items() if {*labels} <= {*key})
+
+        serves, ours = metrics
+        told = of(serves, "method=POST", "status_code=200"), of(serves, "method=POST", "status_code=404")
+        own = of(ours, "model=quick", "code=200", "protocol=tfserving_rest"), of(ours, "code=404")
+        return (told, own) == ((300, 3), (300, 3))
+
+    until(all_there, "not every request is counted", 40)
+    latencies = sum((counted("ray_serve_http_request_latency_ms_count") - Counter()).values())
+    assert latencies > 0, "no latency was observed"
 
 
 @dataclass(frozen=True)

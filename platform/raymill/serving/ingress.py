@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import grpc
@@ -22,6 +24,8 @@ from raymill.serving.rpc import Handler
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "request_id"
+LATENCIES = 50
+"""How many latencies Serve's histograms get in a tenth of a second: see `_bound_latencies`."""
 BROKE = frozenset(
     (
         grpc.StatusCode.CANCELLED,
@@ -69,11 +73,11 @@ class Accounts:
         self._record(route=self._route, latency_ms=took_ms, is_error=broke)
         return took_ms
 
-    def count(self, method: str, code: str, took_ms: float) -> None:
-        """Count an answer by its code, as HAProxy does for HTTP."""
+    def count(self, method: str, code: str, broke: bool, took_ms: float) -> None:
+        """Count an answer by its code, as `serve_num_http_requests` and its like have it."""
         self._record_ingress(
             protocol=self._protocol, method=method, route=self._route, app_name=self.application,
-            deployment_name=self._deployment, latency_ms=took_ms, is_error=code != "OK", status_code=code,
+            deployment_name=self._deployment, latency_ms=took_ms, is_error=broke, status_code=code,
         )  # fmt: skip
 
 
@@ -87,10 +91,22 @@ def install(app: HttpApp, methods: Mapping[str, Handler]) -> None:
     """
     try:
         replica = _replica()
+        _bound_latencies(replica._metrics_manager)
         _install_http(replica, app)
         _install_grpc(replica, methods)
     except Exception as error:  # whatever another Ray has in its place
         log.warning("requests take Serve's ordinary way, which is slower: %r", error)
+
+
+def _bound_latencies(metrics: Any) -> None:
+    """Have Serve's two histograms observe the last LATENCIES of each tenth of a second, by route and code.
+
+    One observation costs some 8 us, a seventh of a replica's time under load. Quantiles stay what they are;
+    requests and errors are counted one and all, by Serve's counters and by `raymill_request_seconds`.
+    """
+    bounded: Callable[[], deque[float]] = partial(deque, maxlen=LATENCIES)
+    metrics._cached_latencies.default_factory = bounded
+    metrics._cached_ingress_processing_latencies.default_factory = partial(defaultdict, bounded)
 
 
 def _install_http(replica: Any, app: HttpApp) -> None:
@@ -104,7 +120,8 @@ def _install_http(replica: Any, app: HttpApp) -> None:
             status, headers, body = await app.respond(request, None)
             return status, headers, body
         finally:
-            accounts.leave(started, status >= 500)
+            took_ms = accounts.leave(started, status >= 500)
+            accounts.count(request.method, str(status), status >= 400, took_ms)
 
     async def start_servers() -> None:
         await start()
@@ -147,7 +164,7 @@ def _unary(accounts: Accounts, name: str, mine: Handler, theirs: ServeHandler) -
             return bytes(answer.SerializeToString())
         finally:
             took_ms = accounts.leave(started, code in BROKE)
-            accounts.count(name, code.name, took_ms)
+            accounts.count(name, code.name, code is not grpc.StatusCode.OK, took_ms)
 
     return handle
 
