@@ -41,7 +41,8 @@ class Accounts:
         self._broke = broke
         return 1.0
 
-    def count(self, method: str, code: str, took_ms: float) -> None:
+    def count(self, method: str, code: str, failed: bool, took_ms: float) -> None:
+        assert failed == (code != "OK")
         self.told.append((method, code, self._broke))
 
 

@@ -73,11 +73,11 @@ class Accounts:
         self._record(route=self._route, latency_ms=took_ms, is_error=broke)
         return took_ms
 
-    def count(self, method: str, code: str, broke: bool, took_ms: float) -> None:
+    def count(self, method: str, code: str, failed: bool, took_ms: float) -> None:
         """Count an answer by its code, as `serve_num_http_requests` and its like have it."""
         self._record_ingress(
             protocol=self._protocol, method=method, route=self._route, app_name=self.application,
-            deployment_name=self._deployment, latency_ms=took_ms, is_error=broke, status_code=code,
+            deployment_name=self._deployment, latency_ms=took_ms, is_error=failed, status_code=code,
         )  # fmt: skip
 
 
