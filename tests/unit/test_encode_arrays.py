@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from raymill.errors import InvalidInput
 from raymill.features import Encoder, FittedColumn
+from raymill.serving import json_columns
 
 DTYPES = [
     "int8",
@@ -124,3 +125,16 @@ def test_a_whole_float_is_an_integer_as_json_does_not_tell_them_apart(dtype: str
         one(dtype).encode_columns({"x": [2.5]})
     with pytest.raises(InvalidInput, match=r"row 0: expected bool, got float 1\.0"):
         one("bool").encode_columns({"x": [1.0]})
+
+
+@pytest.mark.parametrize("intruder", [True, False, None, "1", [1.0]])
+@pytest.mark.parametrize("rows", [8, json_columns.FEW - 1, json_columns.FEW, 1000])
+def test_a_json_list_becomes_an_array_where_all_of_it_are_numbers(rows: int, intruder: Any) -> None:
+    signature, numbers = one("float32").signature(), [0.0, 1, 0, 1.0, 0.5] * rows
+    numbers = numbers[:rows]
+    found = json_columns.arrays({"x": numbers}, signature)["x"]
+    assert isinstance(found, np.ndarray)
+    assert found.tolist() == numbers
+    for place in (0, rows // 2, rows - 1):
+        spoiled = [*numbers[:place], intruder, *numbers[place + 1 :]]
+        assert json_columns.arrays({"x": spoiled}, signature)["x"] is spoiled

@@ -104,6 +104,10 @@ def _bound_latencies(metrics: Any) -> None:
     One observation costs some 8 us, a seventh of a replica's time under load. Quantiles stay what they are;
     requests and errors are counted one and all, by Serve's counters and by `raymill_request_seconds`.
     """
+    if (
+        not metrics._cached_metrics_enabled
+    ):  # RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=0: each is observed at once
+        return
     bounded: Callable[[], deque[float]] = partial(deque, maxlen=LATENCIES)
     metrics._cached_latencies.default_factory = bounded
     metrics._cached_ingress_processing_latencies.default_factory = partial(defaultdict, bounded)
