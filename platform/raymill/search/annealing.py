@@ -4,8 +4,8 @@ A move is a step along one of D directions from where the chain is. One that hel
 one that does not is mirrored, and three values on a line give the step to the lowest point of the
 parabola through them. A worse point is accepted with chance exp(-delta / T) (Kirkpatrick et al. 1983), T
 falling geometrically. After each round of directions they turn to where the chain went (Rosenbrock 1960),
-each with a length of its own. In parallel, where results come too late to turn by, directions stay and one
-suggestion in four is where a quadratic model of the values around the chain is lowest.
+each with a length of its own. In parallel, where results come too late to turn by, directions stay, and
+once there are values enough every second suggestion is where a quadratic model of them is lowest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import Field
 from raymill.config import Spec
 from raymill.search.base import Observation, Searcher, key
 from raymill.search.lines import Line
-from raymill.search.quadratic import RADII, last_round, lowest
+from raymill.search.quadratic import RADII, last_round, lowest, terms
 from raymill.search.space import Params, move_unit, reflect
 
 # D = unit coordinates
@@ -32,8 +32,8 @@ _STILL, _ALONG, _DEPENDENT = 1e-9, 0.95, 0.05
 """Directions stay when a round moved less, or mostly along one; shorter remainders are no direction."""
 _NEAR = 0.03
 """A parabola's minimum this near to the best point of its line, in steps, is not worth a trial."""
-_MODEL_EVERY = 4
-"""In parallel one suggestion in so many comes from the quadratic model."""
+_MODEL_EVERY, _VALUES_PER_TERM = 2, 1.5
+"""In parallel one suggestion in so many comes from the quadratic model, from so many values on."""
 
 
 class AnnealingOptions(Spec):
@@ -151,6 +151,8 @@ class AnnealingSearcher(Searcher):
             return None
         free_D = self._ordered_D
         if not free_D.any() or not self._units or not math.isfinite(self._value):
+            return None
+        if not last and len(self._units) <= _VALUES_PER_TERM * terms(int(free_D.sum())):
             return None
         known_ND = np.array(self._units)
         alike_N = (known_ND[:, ~free_D] == self._at_D[~free_D]).all(axis=1)

@@ -26,6 +26,11 @@ def last_round(number: int, first: int, trials: int | None, concurrency: int) ->
     return concurrency > 1 and trials is not None and number >= first + trials - concurrency
 
 
+def terms(dimension: int) -> int:
+    """Return how many terms the model has."""
+    return (dimension + 1) * (dimension + 2) // 2
+
+
 def lowest(
     x_ND: np.ndarray, y_N: np.ndarray, center_D: np.ndarray, basis_DD: np.ndarray, radius: float
 ) -> np.ndarray | None:
@@ -53,8 +58,7 @@ def _fit(z_ND: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return slope and curvature at zero."""
     dimension = z_ND.shape[1]
     distance_N = (z_ND**2).sum(axis=1)
-    terms = (dimension + 1) * (dimension + 2) // 2
-    kept = np.argsort(distance_N, kind="stable")[: int(_POINTS_PER_TERM * terms)]
+    kept = np.argsort(distance_N, kind="stable")[: int(_POINTS_PER_TERM * terms(dimension))]
     z_ND, distance_N, y_N = z_ND[kept], distance_N[kept], y_N[kept]
     above_N = y_N - y_N.min()
     above_N = above_N / (float(np.median(above_N[: 2 * dimension + 1])) or 1.0)
