@@ -13,8 +13,8 @@ import numpy as np
 _POINTS_PER_TERM = 2.0
 _NOISE, _FAR = 1e-3, 4.0
 """Deviation of values around the point, as a share of their spread; the distance at which it has grown."""
-_WIDE = 10.0
-"""Prior deviation of a term, in spreads."""
+_WIDE, _MIXED = 10.0, 0.3
+"""Prior deviations of a term, and of one that mixes two directions, in spreads."""
 
 
 RADII = (4.0, 1.0)
@@ -67,7 +67,9 @@ def _fit(z_ND: np.ndarray, y_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     term_NH = np.hstack([np.ones((len(z_ND), 1)), z_ND, product_NH])
     noise_N = _NOISE * (1 + distance_N / _FAR**2) ** 1.5 * np.maximum(above_N, 1.0)
     term_NH = term_NH / noise_N[:, None]
-    precision_HH = term_NH.T @ term_NH + np.eye(term_NH.shape[1]) / _WIDE**2
+    prior_H = np.full(term_NH.shape[1], _WIDE)
+    prior_H[1 + dimension :][first != second] = _MIXED
+    precision_HH = term_NH.T @ term_NH + np.diag(prior_H**-2)
     weight_H = np.linalg.solve(precision_HH, term_NH.T @ (above_N / noise_N))
     curvature_DD = np.zeros((dimension, dimension))
     curvature_DD[first, second] = curvature_DD[second, first] = weight_H[1 + dimension :]
