@@ -22,7 +22,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from raymill.errors import Conflict, Unavailable
+from raymill.errors import Conflict, InvalidInput, Unavailable
 from raymill.serving.deploy import ingress_environment
 from raymill.storage import STORAGE_VARIABLE
 
@@ -30,6 +30,7 @@ HOME_VARIABLE = "RAYMILL_HOME"
 START_S, HEAD_STOP_S, REST_STOP_S = 60.0, 8.0, 4.0
 LOG_TAIL_LINES = 20
 REPLICA_PORTS = 20_000
+RAY_WORKER_PORTS = range(10_002, 20_000)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def up(
         storage: $RAYMILL_STORAGE of the cluster; default the variable itself, else `storage` in the home.
 
     Raises:
+        InvalidInput: a port is one of Ray's workers'.
         Conflict: a port is taken.
         Unavailable: Ray did not come up; the end of its log is in the message.
     """
@@ -234,6 +236,11 @@ def _answers(url: str) -> bool:
 
 
 def _check_free(port: int, flag: str) -> None:
+    if port in RAY_WORKER_PORTS:
+        raise InvalidInput(
+            f"port {port} is one of those that Ray gives to its workers, {RAY_WORKER_PORTS.start} to "
+            f"{RAY_WORKER_PORTS.stop - 1}; choose one outside with {flag}"
+        )
     if not _is_free(port):
         raise Conflict(f"port {port} is taken; stop what listens there, or choose another with {flag}")
 
