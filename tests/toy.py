@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,26 @@ class SlowFlavor(ToyFlavor):
 
     def load(self, directory: Path, encoder: Encoder) -> Predictor:
         return SlowPredictor(super().load(directory, encoder))
+
+
+class DeadlyFlavor(ToyFlavor):
+    """The same, but for a row whose x is 666: it kills the process."""
+
+    name = "deadly"
+
+    def load(self, directory: Path, encoder: Encoder) -> Predictor:
+        return DeadlyPredictor(super().load(directory, encoder))
+
+
+class DeadlyPredictor:
+    def __init__(self, quick: Predictor) -> None:
+        self._quick = quick
+
+    def predict(self, features: Features) -> np.ndarray:
+        if (features.numeric_NF == 666).any():
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.02)
+        return self._quick.predict(features)
 
 
 class SlowPredictor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -14,9 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 import toy
@@ -26,6 +29,7 @@ from conftest import Cluster, closing_line, free_port
 from raymill.repo import Repository
 from raymill.serving.deploy import INGRESS_ENVIRONMENT
 from raymill.serving.ingress import LATENCIES
+from raymill.serving.proto import oip_messages_pb2 as oip
 
 QUICK = {"look_back_period_s": 10.5, "upscale_delay_s": 0, "downscale_delay_s": 3}
 WAIT_S = 90.0
@@ -39,10 +43,10 @@ SCORE = float(
 
 @pytest.fixture(scope="module")
 def repository(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A repository of `quick` and `slow`, toys of which the second takes a tenth of a second a call."""
+    """A repository of toys: `quick`, `slow`, a tenth of a second a call, and `deadly`, to its replica."""
     folder, root = tmp_path_factory.mktemp("staged"), cluster.storage / "scaling"
-    for model, flavor in (("quick", "toy:ToyFlavor"), ("slow", "toy:SlowFlavor")):
-        manifest = toy.manifest(model).model_copy(update={"flavor": flavor})
+    for model, flavor in (("quick", "Toy"), ("slow", "Slow"), ("deadly", "Deadly")):
+        manifest = toy.manifest(model).model_copy(update={"flavor": f"toy:{flavor}Flavor"})
         Repository(str(root)).publish(model, toy.stage(folder / model), manifest, toy.prove)
     return str(root)
 
@@ -62,10 +66,10 @@ def deploy(cluster: Cluster, repository: str, tmp_path: Path) -> Callable[..., s
     return deploy
 
 
-def ask(url: str, model: str) -> int:
+def ask(url: str, model: str, x: float = ROW["x"]) -> int:
     """Return the status of one prediction, sent whole in one packet: then the ingress can send it again."""
     host, port = url.removeprefix("http://").split(":")
-    body = json.dumps({"instances": [ROW]})
+    body = json.dumps({"instances": [ROW | {"x": x}]})
     head = f"POST /v1/models/{model}:predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(f"{head}Connection: close\r\n\r\n{body}".encode())
@@ -74,6 +78,21 @@ def ask(url: str, model: str) -> int:
         content = answer.read()
     assert answer.status != 200 or json.loads(content)["predictions"] == [SCORE]
     return answer.status
+
+
+def call(address: str, model: str, x: float = ROW["x"]) -> int | str:
+    """Return 200 for a prediction over gRPC that succeeds, else what the client is told."""
+    request = oip.ModelInferRequest(model_name=model)
+    for name, datatype in (("x", "FP32"), ("w", "BYTES")):
+        request.inputs.add(name=name, datatype=datatype, shape=[1])
+    request.raw_input_contents.extend([struct.pack("<f", x), struct.pack("<I", 1) + ROW["w"].encode()])
+    with grpc.insecure_channel(address) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        try:
+            infer(request.SerializeToString(), timeout=60, metadata=(("application", "models"),))
+        except grpc.RpcError as error:
+            return str(error)
+    return 200
 
 
 def pipelined(url: str, model: str, count: int) -> int:
@@ -91,27 +110,27 @@ def pipelined(url: str, model: str, count: int) -> int:
     return content.count(b"HTTP/1.1 200 ")
 
 
-def answers(url: str) -> bool:
+def answer_of(ask: Callable[[], int | str]) -> int | str:
+    """Return the status, or what went wrong with the connection."""
     try:
-        return ask(url, "quick") == 200
-    except OSError:
-        return False
+        return ask()
+    except (OSError, http.client.HTTPException, AssertionError) as error:
+        return repr(error)
 
 
 class Clients:
     """Ask one after another, each in a thread of its own, until the block ends."""
 
-    def __init__(self, count: int, url: str, model: str) -> None:
+    def __init__(
+        self, count: int, address: str, model: str, ask: Callable[[str, str], int | str] = ask
+    ) -> None:
         self.codes: Counter[int | str] = Counter()
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(url, model)) for _ in range(count)]
+        self._over, self._ask = threading.Event(), partial(ask, address, model)
+        self._threads = [threading.Thread(target=self._run) for _ in range(count)]
 
-    def _run(self, url: str, model: str) -> None:
+    def _run(self) -> None:
         while not self._over.is_set():
-            try:
-                self.codes[ask(url, model)] += 1
-            except (OSError, http.client.HTTPException, AssertionError) as error:
-                self.codes[repr(error)] += 1
+            self.codes[answer_of(self._ask)] += 1
 
     def __enter__(self) -> Clients:
         for thread in self._threads:
@@ -239,15 +258,45 @@ def test_under_load_every_request_is_counted_and_latencies_by_sample(
 ) -> None:
     """Serve's latency histograms take so many a tenth of a second; its counters take all."""
     url = deploy(shape="single", models={"quick": {"serve": ["latest"]}}, poll_seconds=0.5)
-    requests, observed = "ray_serve_num_http_requests_total", "ray_serve_http_request_latency_ms_count"
-    before = {name: counted(name).total() for name in (requests, observed)}
+    names = ("ray_serve_num_http_requests_total", "ray_serve_http_request_latency_ms_count")
+    before = {name: counted(name) for name in names}
     started = time.monotonic()
     with ThreadPoolExecutor() as pool:
         assert list(pool.map(lambda _: pipelined(url, "quick", 750), range(4))) == [750] * 4
     tenths = (time.monotonic() - started) / 0.1
-    until(lambda: counted(requests).total() - before[requests] == 3000, "not every request is counted", 40)
-    latencies = counted(observed).total() - before[observed]
-    assert 0 < latencies <= min(2999, LATENCIES * (tenths + 2)), (latencies, tenths)
+
+    def rise(name: str) -> int:
+        return sum(n for key, n in (counted(name) - before[name]).items() if "method=POST" in key)
+
+    requests, latencies = names
+    until(lambda: rise(requests) == 3000, "not every request is counted", 40)
+    assert 0 < rise(latencies) <= min(2999, LATENCIES * (tenths + 2)), (rise(latencies), tenths)
+
+
+def test_a_request_that_kills_its_replicas_costs_three_at_most(
+    deploy: Callable[..., str], cluster: Cluster, details: Callable[[], dict[str, Any]]
+) -> None:
+    """The ingress asks another replica twice, over both protocols, and then gives up.
+
+    A request that is by chance where the deadly one is three times is lost with it.
+    """
+    url = deploy(
+        models={"deadly": {"serve": ["latest"]}},
+        autoscaling={"min_replicas": 4, "max_replicas": 4}, replica={"num_cpus": 0.2},
+    )  # fmt: skip
+    grpc_address = f"127.0.0.1:{cluster.grpc_port}"
+
+    def running() -> set[str]:
+        replicas = details()["applications"]["models"]["deployments"]["ModelServer"]["replicas"]
+        return {replica["replica_id"] for replica in replicas if replica["state"] == "RUNNING"}
+
+    with Clients(3, url, "deadly") as clients, Clients(3, grpc_address, "deadly", call) as callers:
+        for deadly in (partial(ask, url), partial(call, grpc_address)):
+            before = running()
+            assert answer_of(partial(deadly, "deadly", 666.0)) != 200
+            until(lambda: len(running() - before) > 0 and len(running()) == 4, "not four again")  # noqa: B023
+            assert running() & before, "none was left"
+    assert clients.codes[200] > 100 < callers.codes[200]
 
 
 @dataclass(frozen=True)
@@ -293,21 +342,26 @@ def second_node(cluster: Cluster, tmp_path: Path) -> Iterator[SecondNode]:
 
 def test_replicas_of_a_shape_are_on_nodes_of_their_own_and_outlive_one(
     deploy: Callable[..., str],
+    cluster: Cluster,
     nodes_of: Callable[[str], list[str]],
     second_node: SecondNode,
 ) -> None:
     models = {"quick": {"serve": ["latest"]}}
     url = deploy(models=models, shape="multi_primary", replica={"num_cpus": 0.25})
     assert len(set(nodes_of("ModelServer"))) == 2
-    until(lambda: answers(second_node.url), "the second node's ingress answers nobody")
+    until(
+        lambda: answer_of(partial(ask, second_node.url, "quick")) == 200,
+        "the second node's ingress answers nobody",
+    )
     assert {ask(each, "quick") for each in (url, second_node.url) for _ in range(20)} == {200}
     deploy(models=models, shape="single", replica={"num_cpus": 0.25})
     assert len(nodes_of("ModelServer")) == 1
     deploy(models=models, shape="replicated", replica={"num_cpus": 0.25})
     assert len(set(nodes_of("ModelServer"))) == 2
-    with Clients(3, url, "quick") as clients:
+    grpc_address = f"127.0.0.1:{cluster.grpc_port}"
+    with Clients(3, url, "quick") as clients, Clients(3, grpc_address, "quick", call) as callers:
         time.sleep(1)  # both replicas answer
         second_node.kill()
         until(lambda: len(nodes_of("ModelServer")) == 1, "the dead node's replica counts as running")
         time.sleep(1)
-    assert clients.codes.keys() == {200}, clients.codes
+    assert clients.codes.keys() == callers.codes.keys() == {200}, (clients.codes, callers.codes)

@@ -32,7 +32,7 @@ INGRESS_ENVIRONMENT = {
 environment as well (see `raymill up`, cluster.yaml).
 
 A request whose replica dies before it answers is asked of another, up to two more times: one which kills
-its replica kills three at most. HAProxy can do so where headers and body reached it together, within
+its replica kills three at most, and with them what all three were asked. HAProxy can do so where headers and body reached it together, within
 16 KiB; of others the client's connection is closed without an answer. An operator may change how often,
 and on what: see `ingress_environment`.
 
