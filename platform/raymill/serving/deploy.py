@@ -32,9 +32,9 @@ INGRESS_ENVIRONMENT = {
 environment as well (see `raymill up`, cluster.yaml).
 
 A request whose replica dies before it answers is asked of another, up to two more times: one which kills
-its replica kills three at most, and with them what all three were asked. HAProxy can do so where headers and body reached it together, within
-16 KiB; of others the client's connection is closed without an answer. An operator may change how often,
-and on what: see `ingress_environment`.
+its replica kills three at most, and is the end of what all three were asked. HAProxy can do so where
+headers and body reached it together, within 16 KiB; of others the client's connection is closed without an
+answer. An operator may change how often, and on what: see `ingress_environment`.
 
 HAProxy would log every request to a Python process that counts it, which costs a third of the requests a
 second; so replicas count them, under the same names. What HAProxy answers itself, its own exporter counts
