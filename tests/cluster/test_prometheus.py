@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -41,9 +42,26 @@ def prometheus(cluster: Cluster, tmp_path: Path) -> Iterator[str]:
             ],
             stdout=log, stderr=log,
         )  # fmt: skip
-    yield f"http://{address}"
-    process.terminate()
-    process.wait(timeout=30)
+    try:
+        deadline = time.monotonic() + WAIT_S
+        while not is_ready(address):
+            said = (tmp_path / "log").read_text()
+            assert process.poll() is None, f"Prometheus ended:\n{said}"
+            assert time.monotonic() < deadline, f"Prometheus is not ready:\n{said}"
+            time.sleep(0.2)
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def is_ready(address: str) -> bool:
+    """Return whether Prometheus takes queries; until it listens and has read its log, it does not."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/-/ready") as got:
+            return bool(got.status == 200)
+    except (urllib.error.URLError, ConnectionError):
+        return False
 
 
 def ask(prometheus: str, query: str) -> list[dict[str, Any]]:
