@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, Cluster, closing_line
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from raymill.serving.proto import oip_messages_pb2 as pb
 
@@ -173,6 +174,10 @@ def test_grpc_gives_the_published_scores_past_serves_wrappers(
         assert trailing["request_id"] == "mine"
         with pytest.raises(grpc.RpcError, match="nothere"):
             rpc("ModelInfer", request, pb.ModelInferResponse, application="nothere")
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "flights"):
+            asked = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
+            assert asked.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_every_protocol_over_http_gives_the_published_scores(

@@ -8,8 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from environments import run
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from raymill.serving.proto import oip_messages_pb2 as oip
 
 HERE = Path(__file__).parent
 
@@ -32,14 +36,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_tritonclient(address: str) -> None:
     found = run("tritonclient_grpc", address)
-    assert {"model_repository", "statistics"} <= set(found["extensions"])
+    assert {"model_repository", "statistics", "model_configuration"} <= set(found["extensions"])
     assert found["scores"] == [[3.0, 4.0, 20.0]] * 2
     assert found["large"] == [6.0]
     assert (found["unloaded"], found["loaded"]) == ("UNAVAILABLE", True)
     assert found["rows_counted"] >= 50_000
     codes, messages = zip(*found["refused"], strict=True)
     not_found, invalid = "StatusCode.NOT_FOUND", "StatusCode.INVALID_ARGUMENT"
-    assert codes == (not_found, invalid, invalid, not_found, not_found)
+    assert codes == (not_found, invalid, invalid, not_found, not_found, not_found)
     assert "Did you mean 'toy'" in messages[0]
     assert "missing inputs: w" in messages[1]
     assert "has shape [3, 2]" in messages[2]
@@ -56,3 +60,30 @@ def test_tensorflow_serving_api(address: str) -> None:
     assert codes == ("NOT_FOUND", "INVALID_ARGUMENT", "NOT_FOUND")
     assert "Did you mean 'toy'" in messages[0]
     assert "has shape [1, 2]" in messages[1]
+
+
+def test_health(address: str) -> None:
+    """gRPC's own stub, as Kubernetes' probes and load balancers ask."""
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+
+        def status(service: str) -> str:
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=20)
+            return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+        for service in ("", "inference.GRPCInferenceService", "tensorflow.serving.PredictionService", "toy"):
+            assert status(service) == "SERVING"
+        unload = channel.unary_unary(
+            "/inference.GRPCInferenceService/RepositoryModelUnload",
+            request_serializer=oip.RepositoryModelRequest.SerializeToString,
+        )
+        unload(oip.RepositoryModelRequest(model_name="strict"), timeout=20)
+        assert (status("strict"), status("toy"), status("")) == ("NOT_SERVING", "SERVING", "SERVING")
+        everything = stub.List(health_pb2.HealthListRequest(), timeout=20).statuses
+        assert {name for name in everything if everything[name].status != 1} == {"strict"}
+        with pytest.raises(grpc.RpcError, match="no service or model 'tyo'") as error:
+            status("tyo")
+        assert error.value.code() is grpc.StatusCode.NOT_FOUND
+        with pytest.raises(grpc.RpcError) as error:
+            next(stub.Watch(health_pb2.HealthCheckRequest(), timeout=20))
+        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -22,6 +22,7 @@ GRPC_PROTOCOLS: "Registry[type[GrpcProtocol]]" = Registry(
     {
         "tfserving_grpc": "raymill.serving.tfserving_grpc:TFServingGrpc",
         "oip_grpc": "raymill.serving.oip_grpc:OipGrpc",
+        "grpc_health": "raymill.serving.grpc_health:GrpcHealth",
     },
 )
 

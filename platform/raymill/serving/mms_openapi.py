@@ -8,9 +8,7 @@ from raymill.serving.openapi import Schema, closed, listed, operation, output, r
 from raymill.serving.plane import Plane
 
 TAG = "MXNet Model Server"
-ERROR: Schema = closed(
-    {"code": {"type": "integer"}, "type": {"type": "string"}, "message": {"type": "string"}}
-)
+ERROR = "ModelServerError"
 STATUS: Schema = closed({"status": {"type": "string"}})
 
 

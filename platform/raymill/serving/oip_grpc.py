@@ -1,6 +1,7 @@
 """The Open Inference Protocol over gRPC: `inference.GRPCInferenceService`, KServe's and Triton's clients.
 
-https://github.com/kserve/open-inference-protocol, with Triton's repository and statistics extensions.
+https://github.com/kserve/open-inference-protocol, with Triton's repository, statistics and model
+configuration extensions.
 A version may be a label.
 """
 
@@ -11,17 +12,19 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from google.protobuf.json_format import ParseDict
 
 import raymill
 from raymill.errors import InvalidInput
 from raymill.serving import oip_tensors, packed
+from raymill.serving.oip_config import model_config
 from raymill.serving.plane import Plane
 from raymill.serving.proto import oip_messages_pb2 as pb
 from raymill.serving.proto import oip_service_pb2
 from raymill.serving.statistics import ModelStatistics
 from raymill.tensors import OIP_DTYPES, TensorSpec
 
-EXTENSIONS = ("model_repository", "model_repository(unload_dependents)", "statistics")
+EXTENSIONS = ("model_repository", "model_repository(unload_dependents)", "statistics", "model_configuration")
 _CONTENTS = {
     "bool": "bool_contents", "int8": "int_contents", "int16": "int_contents", "int32": "int_contents",
     "int64": "int64_contents", "uint8": "uint_contents", "uint16": "uint_contents",
@@ -33,7 +36,7 @@ Wanted = str | int | None
 
 
 class OipGrpc:
-    """Health, metadata, infer; model repository and statistics."""
+    """Health, metadata, infer; model repository, statistics and configuration."""
 
     name: ClassVar[str] = "oip_grpc"
     services: ClassVar[tuple[Any, ...]] = tuple(oip_service_pb2.DESCRIPTOR.services_by_name.values())
@@ -69,6 +72,13 @@ class OipGrpc:
             platform=f"raymill_{manifest.flavor}",
             inputs=map(_described, manifest.signature.inputs),
             outputs=map(_described, manifest.signature.outputs),
+        )
+
+    async def ModelConfig(self, request: Any) -> Any:
+        number, manifest = self._plane.manifest(request.name, _wanted(request.version))
+        return ParseDict(
+            {"config": model_config(request.name, number, manifest)},
+            pb.ModelConfigResponse(),
         )
 
     async def ModelInfer(self, request: Any) -> Any:

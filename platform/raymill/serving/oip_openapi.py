@@ -10,7 +10,6 @@ from raymill.serving.plane import Plane
 from raymill.tensors import OIP_DTYPES, Signature, TensorSpec
 
 TAG = "Open Inference Protocol"
-ERROR: Schema = closed({"error": {"type": "string"}})
 PARAMETERS: Schema = {"type": "object"}
 
 
@@ -25,7 +24,7 @@ def paths(plane: Plane) -> dict[str, Any]:
             "post": operation(
                 TAG, "Repository", "Models and their states; `ready` for those alone that answer.",
                 {"type": "array", "items": {"type": "object"}},
-                body=closed({}, {"ready": {"type": "boolean"}}), body_required=False, example={}, error=ERROR,
+                body=closed({}, {"ready": {"type": "boolean"}}), body_required=False, example={},
             )
         },
     }  # fmt: skip
@@ -50,7 +49,7 @@ def _of_version(path: str, manifest: Manifest) -> dict[str, Any]:
         TAG, "Infer", "Every input as a tensor, once, all with the same rows; `data` has as many elements "
         "as `shape` makes. Tensors may come and go as binary data behind the JSON.",
         closed({"model_name": text, "model_version": text, "outputs": outputs}, {"id": {}}),
-        body=_request(manifest.signature), example=_example(manifest.signature), error=ERROR,
+        body=_request(manifest.signature), example=_example(manifest.signature),
     )  # fmt: skip
     return {
         path: _get("Metadata", "Versions, inputs and outputs."),
@@ -113,12 +112,8 @@ def _holds(name: str) -> Schema:
 
 def _change(summary: str, description: str) -> dict[str, Any]:
     answer, body = {"type": "object"}, closed({}, {"parameters": PARAMETERS})
-    return {
-        "post": operation(
-            TAG, summary, description, answer, body=body, body_required=False, example={}, error=ERROR
-        )
-    }
+    return {"post": operation(TAG, summary, description, answer, body=body, body_required=False, example={})}
 
 
 def _get(summary: str, description: str) -> dict[str, Any]:
-    return {"get": operation(TAG, summary, description, {"type": "object"}, error=ERROR)}
+    return {"get": operation(TAG, summary, description, {"type": "object"})}

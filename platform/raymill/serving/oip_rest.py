@@ -17,6 +17,7 @@ from raymill.errors import InvalidInput, NotFound, RaymillError
 from raymill.serving import ndjson, oip_openapi, oip_tensors
 from raymill.serving.http import Request, Response, json_response
 from raymill.serving.http_body import HttpError
+from raymill.serving.oip_config import model_config
 from raymill.serving.plane import Plane
 from raymill.serving.statistics import ModelStatistics
 from raymill.tensors import OIP_DTYPES, TensorSpec
@@ -103,7 +104,8 @@ class OipRest:
         if what == "stats":
             return json_response(self._statistics(model, wanted))
         if what == "config":
-            return json_response(self._config(model, wanted))
+            number, manifest = self._plane.manifest(model, wanted)
+            return json_response(model_config(model, number, manifest))
         raise NotFound(f"nothing at {request.path}; have: infer, ready, stats, config")
 
     async def _infer(self, model: str, wanted: Wanted, request: Request) -> Response:
@@ -134,29 +136,6 @@ class OipRest:
             "platform": f"raymill_{manifest.flavor}",
             "inputs": [_described(spec) for spec in manifest.signature.inputs],
             "outputs": [_described(spec) for spec in manifest.signature.outputs],
-        }
-
-    def _config(self, model: str, wanted: Wanted) -> dict[str, Any]:
-        """Return the fields of Triton's model configuration that have a meaning here."""
-        number, manifest = self._plane.manifest(model, wanted)
-        sides = {"input": manifest.signature.inputs, "output": manifest.signature.outputs}
-        return {
-            "name": model,
-            "platform": f"raymill_{manifest.flavor}",
-            "backend": manifest.flavor,
-            "max_batch_size": 0,  # the first size of every shape is rows
-            "version_policy": {"specific": {"versions": [number]}},
-        } | {
-            side: [
-                {
-                    "name": spec.name,
-                    "data_type": "TYPE_"
-                    + {"BYTES": "STRING"}.get(OIP_DTYPES[spec.dtype], OIP_DTYPES[spec.dtype]),
-                    "dims": spec.shape,
-                }
-                for spec in specs
-            ]
-            for side, specs in sides.items()
         }
 
     def _statistics(self, model: str | None, wanted: Wanted) -> dict[str, Any]:

@@ -6,6 +6,7 @@ schema can say, such as that all columns have one length, the descriptions say.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
@@ -36,10 +37,15 @@ REFUSALS = {
 def document(protocols: Iterable[HttpProtocol]) -> Schema:
     """Return the OpenAPI document of all protocols, true to the models that answer now."""
     paths: Schema = {
-        "/healthz": {"get": operation("Server", "Health", "Whether every model answers.", {"type": "object"})}
+        "/healthz": {
+            "get": operation(
+                "Server", "Health", "Whether every model answers.", {"type": "object"}, error="Health"
+            )
+        }
     }
     for protocol in protocols:
         paths |= protocol.openapi()
+    _name_operations(paths)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -48,7 +54,32 @@ def document(protocols: Iterable[HttpProtocol]) -> Schema:
             "description": "Models of a repository, served over several wire protocols at once.",
         },
         "paths": paths,
+        "components": {
+            "schemas": ERRORS,
+            "responses": {
+                f"{error}{code}": {
+                    "description": text,
+                    "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{error}"}}},
+                }
+                for error in ERRORS
+                for code, text in REFUSALS.items()
+            },
+        },
     }
+
+
+def _name_operations(paths: Schema) -> None:
+    """Give each operation an id, its method and path in words, after which generators name what they make."""
+    taken: set[str] = set()
+    for path, item in paths.items():
+        for method, found in item.items():
+            stem = name = "_".join([method, *re.findall(r"[A-Za-z0-9]+", path)])
+            number = 1
+            while name in taken:  # such as of the models a-b and a_b
+                number += 1
+                name = f"{stem}_{number}"
+            taken.add(name)
+            item[method] = found | {"operationId": name}
 
 
 def operation(
@@ -60,17 +91,16 @@ def operation(
     body: Schema | None = None,
     body_required: bool = True,
     example: Any = None,
-    error: Schema | None = None,
+    error: str = "Error",
 ) -> Schema:
-    """Return an operation whose JSON answer has schema `answer` and whose refusals have `error`."""
+    """Return an operation whose JSON answer has schema `answer` and whose refusals are of ERRORS' `error`."""
     made: Schema = {"tags": [tag], "summary": summary, "description": description}
     if body is not None:
         content: Schema = {"schema": body} if example is None else {"schema": body, "example": example}
         made["requestBody"] = {"required": body_required, "content": {"application/json": content}}
-    refusal = {"application/json": {"schema": error or {"type": "object"}}}
     made["responses"] = {
         "200": {"description": "OK", "content": {"application/json": {"schema": answer}}}
-    } | {str(code): {"description": text, "content": refusal} for code, text in REFUSALS.items()}
+    } | {str(code): {"$ref": f"#/components/responses/{error}{code}"} for code in REFUSALS}
     return made
 
 
@@ -97,6 +127,15 @@ def opened(properties: Schema, optional: Schema | None = None) -> Schema:
 
 def listed(items: Schema) -> Schema:
     return {"type": "array", "items": items, "minItems": 1}
+
+
+_TEXT: Schema = {"type": "string"}
+ERRORS: dict[str, Schema] = {
+    "Error": closed({"error": _TEXT}),
+    "ModelServerError": closed({"code": {"type": "integer"}, "type": _TEXT, "message": _TEXT}),
+    "Health": {"type": "object"},
+}
+"""Schemas of what a refusal says, by the name that it has in `components`."""
 
 
 def value(spec: TensorSpec) -> Schema:

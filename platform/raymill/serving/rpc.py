@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
 
 from raymill.errors import RaymillError
 from raymill.serving import GRPC_PROTOCOLS
@@ -49,9 +50,13 @@ class GrpcProtocol(Protocol):
 
 
 def methods(protocol: type[GrpcProtocol]) -> Iterator[Any]:
-    """Yield the method descriptors of a protocol's services."""
+    """Yield the method descriptors of a protocol's services; of one that streams there is none here."""
     for service in protocol.services:
-        yield from service.methods
+        yield from _unary(service)
+
+
+def _unary(service: Any) -> Iterator[Any]:
+    return (method for method in service.methods if not method.server_streaming)
 
 
 Handler = Callable[[bytes, Any], Awaitable[Any]]
@@ -100,7 +105,7 @@ def add_service(service: Any, servicer: Any, server: Any) -> None:
             getattr(servicer, method.name),
             response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
         )
-        for method in service.methods
+        for method in _unary(service)
     }
     generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
     server.add_generic_rpc_handlers((generic,))
@@ -119,6 +124,11 @@ def add_model_service(servicer: Any, server: Any) -> None:
 def add_inference_service(servicer: Any, server: Any) -> None:
     """Register the Open Inference Protocol's GRPCInferenceService."""
     add_service(oip_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"], servicer, server)
+
+
+def add_health_service(servicer: Any, server: Any) -> None:
+    """Register gRPC's own health service."""
+    add_service(health_pb2.DESCRIPTOR.services_by_name["Health"], servicer, server)
 
 
 class _Servicer:

@@ -113,7 +113,7 @@ class ServeSpec(Spec):
     """Model name to what is served of it; an empty value serves the label `stable`."""
     protocols: tuple[str, ...] = ("tfserving_rest", "oip_rest", "mms_rest")
     """Wire protocols over HTTP."""
-    grpc_protocols: tuple[str, ...] = ("tfserving_grpc", "oip_grpc")
+    grpc_protocols: tuple[str, ...] = ("tfserving_grpc", "oip_grpc", "grpc_health")
     """Wire protocols over gRPC; none starts no gRPC server."""
     poll_seconds: float = Field(default=2.0, gt=0)
     """How often replicas look where labels point."""

@@ -9,7 +9,6 @@ from raymill.serving.openapi import Schema, closed, columns, listed, operation, 
 from raymill.serving.plane import Plane
 
 TAG = "TensorFlow Serving"
-ERROR: Schema = closed({"error": {"type": "string"}})
 
 
 def paths(plane: Plane) -> dict[str, Any]:
@@ -38,18 +37,23 @@ def _of_version(path: str, manifest: Manifest) -> dict[str, Any]:
         '{"b64": "..."}. As application/x-ndjson: an instance a line, its prediction a line.',
         {"anyOf": [closed({"predictions": listed(result)}), closed({"outputs": listed(result)})]},
         body={"anyOf": [closed({"instances": by_row}, signed), closed({"inputs": by_column}, signed)]},
-        example={"instances": rows}, error=ERROR,
+        example={"instances": rows},
     )  # fmt: skip
     items: dict[str, Any] = {
-        path: {"get": operation(TAG, "Status", "States of the versions.", {"type": "object"}, error=ERROR)},
-        f"{path}/metadata": {
-            "get": operation(TAG, "Metadata", "Inputs and outputs.", {"type": "object"}, error=ERROR)
-        },
+        path: {"get": operation(TAG, "Status", "States of the versions.", {"type": "object"})},
+        f"{path}/metadata": {"get": operation(TAG, "Metadata", "Inputs and outputs.", {"type": "object"})},
         f"{path}:predict": {"post": predict},
     }
-    examples: dict[str, Any] = {"body": _examples(manifest), "example": {"examples": rows}, "error": ERROR}
+    examples: dict[str, Any] = {"body": _examples(manifest), "example": {"examples": rows}}
     if manifest.task != "regression":
-        pairs = listed(listed({"type": "array", "minItems": 2, "maxItems": 2}))
+        # prefixItems would say which is which, but not every reader of OpenAPI knows it
+        pair = {
+            "type": "array",
+            "items": {"type": ["string", "number", "null"]},
+            "minItems": 2,
+            "maxItems": 2,
+        }
+        pairs = listed(listed(pair))
         answer = closed({"results": pairs})
         verb = operation(TAG, "Classify", "Pairs of class and chance for each example.", answer, **examples)
         items[f"{path}:classify"] = {"post": verb}

@@ -39,6 +39,9 @@ def main(address: str) -> None:
     assert client.is_model_ready("toy", "1")
     metadata = client.get_model_metadata("vector", as_json=True)
     assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": ["-1", "3"]}], metadata
+    config = client.get_model_config("vector", as_json=True)["config"]
+    assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": ["-1", "3"]}], config
+    assert client.get_model_config("toy", "1").config.version_policy.specific.versions == [1]
     answer = client.infer(
         "toy", tensors(ROWS), request_id="7", outputs=[triton.InferRequestedOutput("prediction")]
     )
@@ -65,6 +68,7 @@ def main(address: str) -> None:
             refused(client.infer, "vector", tensors({"x": np.ones((3, 2), np.float32)})),
             refused(client.infer, "toy", tensors(ROWS), model_version="9"),
             refused(client.get_model_metadata, "tyo"),
+            refused(client.get_model_config, "tyo"),
         ],
     }
     print(json.dumps(found))

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from . import oip_messages_pb2 as oip__messages__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11oip_service.proto\x12\tinference\x1a\x12oip_messages.proto2\x94\x07\n\x14GRPCInferenceService\x12M\n\nServerLive\x12\x1e.raymill.oip.ServerLiveRequest\x1a\x1f.raymill.oip.ServerLiveResponse\x12P\n\x0bServerReady\x12\x1f.raymill.oip.ServerReadyRequest\x1a .raymill.oip.ServerReadyResponse\x12M\n\nModelReady\x12\x1e.raymill.oip.ModelReadyRequest\x1a\x1f.raymill.oip.ModelReadyResponse\x12Y\n\x0eServerMetadata\x12\".raymill.oip.ServerMetadataRequest\x1a#.raymill.oip.ServerMetadataResponse\x12V\n\rModelMetadata\x12!.raymill.oip.ModelMetadataRequest\x1a\".raymill.oip.ModelMetadataResponse\x12M\n\nModelInfer\x12\x1e.raymill.oip.ModelInferRequest\x1a\x1f.raymill.oip.ModelInferResponse\x12\\\n\x0fRepositoryIndex\x12#.raymill.oip.RepositoryIndexRequest\x1a$.raymill.oip.RepositoryIndexResponse\x12\x64\n\x13RepositoryModelLoad\x12#.raymill.oip.RepositoryModelRequest\x1a(.raymill.oip.RepositoryModelLoadResponse\x12h\n\x15RepositoryModelUnload\x12#.raymill.oip.RepositoryModelRequest\x1a*.raymill.oip.RepositoryModelUnloadResponse\x12\\\n\x0fModelStatistics\x12#.raymill.oip.ModelStatisticsRequest\x1a$.raymill.oip.ModelStatisticsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11oip_service.proto\x12\tinference\x1a\x12oip_messages.proto2\xe6\x07\n\x14GRPCInferenceService\x12M\n\nServerLive\x12\x1e.raymill.oip.ServerLiveRequest\x1a\x1f.raymill.oip.ServerLiveResponse\x12P\n\x0bServerReady\x12\x1f.raymill.oip.ServerReadyRequest\x1a .raymill.oip.ServerReadyResponse\x12M\n\nModelReady\x12\x1e.raymill.oip.ModelReadyRequest\x1a\x1f.raymill.oip.ModelReadyResponse\x12Y\n\x0eServerMetadata\x12\".raymill.oip.ServerMetadataRequest\x1a#.raymill.oip.ServerMetadataResponse\x12V\n\rModelMetadata\x12!.raymill.oip.ModelMetadataRequest\x1a\".raymill.oip.ModelMetadataResponse\x12P\n\x0bModelConfig\x12\x1f.raymill.oip.ModelConfigRequest\x1a .raymill.oip.ModelConfigResponse\x12M\n\nModelInfer\x12\x1e.raymill.oip.ModelInferRequest\x1a\x1f.raymill.oip.ModelInferResponse\x12\\\n\x0fRepositoryIndex\x12#.raymill.oip.RepositoryIndexRequest\x1a$.raymill.oip.RepositoryIndexResponse\x12\x64\n\x13RepositoryModelLoad\x12#.raymill.oip.RepositoryModelRequest\x1a(.raymill.oip.RepositoryModelLoadResponse\x12h\n\x15RepositoryModelUnload\x12#.raymill.oip.RepositoryModelRequest\x1a*.raymill.oip.RepositoryModelUnloadResponse\x12\\\n\x0fModelStatistics\x12#.raymill.oip.ModelStatisticsRequest\x1a$.raymill.oip.ModelStatisticsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'oip_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GRPCINFERENCESERVICE']._serialized_start=53
-  _globals['_GRPCINFERENCESERVICE']._serialized_end=969
+  _globals['_GRPCINFERENCESERVICE']._serialized_end=1051
 # @@protoc_insertion_point(module_scope)
