@@ -66,6 +66,8 @@ class Response:
     status: int
     body: bytes
     headers: tuple[Header, ...] = (_JSON,)
+    may_be_packed: bool = True
+    """Whether a client that accepts gzip gets it."""
 
 
 Observe = Callable[[str, str, str, str, float], None]
@@ -224,7 +226,8 @@ class HttpApp:
 
     def _packed(self, request: Request, response: Response) -> tuple[int, list[Header], bytes]:
         body, headers = response.body, [*response.headers, *self._common(request)]
-        if len(body) >= self._spec.gzip_min_bytes and http_body.wants_gzip(request.headers):
+        may_be_packed = response.may_be_packed and len(body) >= self._spec.gzip_min_bytes
+        if may_be_packed and http_body.wants_gzip(request.headers):
             body = http_body.gzip(body)
             headers += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
         headers.append((b"content-length", b"%d" % len(body)))

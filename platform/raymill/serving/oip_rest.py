@@ -50,18 +50,16 @@ class OipRest:
             return await self._repository(request, path)
         _only(request, "GET")
         if path == "/v2":
-            return json_response(
-                {"name": "raymill", "version": raymill.__version__, "extensions": EXTENSIONS}
-            )
+            return _plain({"name": "raymill", "version": raymill.__version__, "extensions": EXTENSIONS})
         if path == "/v2/health/live":
-            return json_response({"live": True})
+            return _plain({"live": True})
         if path == "/v2/health/ready":
             ready = self._plane.ready()
-            return json_response({"ready": ready}, 200 if ready else 503)
+            return _plain({"ready": ready}, 200 if ready else 503)
         if path == "/v2/models":
-            return json_response({"models": self._plane.models()})
+            return _plain({"models": self._plane.models()})
         if path == "/v2/models/stats":
-            return json_response(self._statistics(None, None))
+            return _plain(self._statistics(None, None))
         raise NotFound(f"nothing at {path}; have: /v2, /v2/health/..., /v2/models/..., /v2/repository/...")
 
     def lines(self, request: Request) -> ndjson.Lines:
@@ -88,7 +86,7 @@ class OipRest:
         return oip_openapi.paths(self._plane)
 
     def error(self, status: int, message: str) -> Response:
-        return json_response({"error": message}, status)
+        return _plain({"error": message}, status)
 
     async def _model(self, request: Request, model: str, wanted: Wanted, what: str | None) -> Response:
         if what == "infer":
@@ -97,15 +95,15 @@ class OipRest:
         if what == "ready":
             _only(request, "GET")
             self._plane.manifest(model, wanted)  # raises where nothing answers
-            return json_response({"name": model, "ready": True})
+            return _plain({"name": model, "ready": True})
         _only(request, "GET")
         if what is None:
-            return json_response(self._metadata(model, wanted))
+            return _plain(self._metadata(model, wanted))
         if what == "stats":
-            return json_response(self._statistics(model, wanted))
+            return _plain(self._statistics(model, wanted))
         if what == "config":
             number, manifest = self._plane.manifest(model, wanted)
-            return json_response(model_config(model, number, manifest))
+            return _plain(model_config(model, number, manifest))
         raise NotFound(f"nothing at {request.path}; have: infer, ready, stats, config")
 
     async def _infer(self, model: str, wanted: Wanted, request: Request) -> Response:
@@ -145,7 +143,7 @@ class OipRest:
         _only(request, "POST")
         if path == "/v2/repository/index":
             ready_only = bool(_body(request).get("ready", False))
-            return json_response(
+            return _plain(
                 [
                     {"name": entry.name, "state": entry.state, "reason": entry.reason}
                     | ({} if entry.version is None else {"version": str(entry.version)})
@@ -161,7 +159,15 @@ class OipRest:
             await self._plane.load_model(match["model"])
         else:
             await self._plane.unload_model(match["model"])
-        return json_response({"name": match["model"], match["what"]: True})
+        return _plain({"name": match["model"], match["what"]: True})
+
+
+def _plain(document: Any, status: int = 200) -> Response:
+    """Return `document` as JSON that is never packed: Triton's asyncio client accepts gzip, and reads it in
+    the answers to `infer` alone."""
+    response = json_response(document, status)
+    response.may_be_packed = False
+    return response
 
 
 def _body(request: Request) -> dict[str, Any]:

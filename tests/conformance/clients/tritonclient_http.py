@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 
 import numpy as np
 import tritonclient.http as http
+import tritonclient.http.aio as aio
 from tritonclient.utils import InferenceServerException
 
 ROWS = {"x": np.array([1, 2, np.nan], np.float32), "w": np.array(["a", "é", "zz"], np.object_)}
@@ -28,6 +30,18 @@ def refused(call: object, *arguments: object, **named: object) -> list[str]:
     except InferenceServerException as error:
         return [str(error.status()), str(error.message())]
     raise AssertionError("must be refused")
+
+
+async def concurrently(address: str, many: dict[str, np.ndarray]) -> None:
+    """The asyncio client, which accepts gzip unasked."""
+    async with aio.InferenceServerClient(address) as client:
+        statistics = await client.get_inference_statistics()
+        assert len(json.dumps(statistics)) > 1024, "small answers are never packed"
+        found = await asyncio.gather(*[client.infer("toy", tensors(many, binary=True)) for _ in range(8)])
+        assert [len(one.as_numpy("prediction")) for one in found] == [5000] * 8
+        [refusal] = await asyncio.gather(client.get_model_metadata("x" * 1500), return_exceptions=True)
+        assert isinstance(refusal, InferenceServerException), refusal
+        assert refusal.status() == "404", refusal
 
 
 def main(address: str) -> None:
@@ -57,6 +71,7 @@ def main(address: str) -> None:
     states = {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
     client.load_model("kinds")
     statistics = client.get_inference_statistics("toy", "1")["model_stats"][0]
+    asyncio.run(concurrently(address, many))
     answer = {
         "extensions": client.get_server_metadata()["extensions"],
         "scores": [found.as_numpy("prediction").tolist() for found in (binary, as_json, packed)],
