@@ -23,7 +23,7 @@ APPS = Path(__file__).parent / "serving_apps"
 PACKAGES = Path(__file__).parents[1] / "platform"
 PINS = {
     "mlserver": ("mlserver==1.7.1", "torch==2.13.0"),
-    "litserve": ("litserve==0.2.19", "torch==2.13.0"),
+    "litserve": ("litserve==0.2.19", "numpy==2.4.6", "torch==2.13.0"),
     "bentoml": ("bentoml==1.4.40", "torch==2.13.0"),
 }
 START_S = 180.0
@@ -168,7 +168,7 @@ def wait_for(form: Form) -> bytes:
         except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
             refused = isinstance(error, urllib.error.HTTPError) and error.code in (400, 415, 422, 500)
             if refused or time.monotonic() > deadline:
-                console.print(f"{form.url} does not answer: {error}")
+                console.print(f"{form.url} does not answer: {error}; with SHOW=1 servers say why")
                 raise
             time.sleep(0.3)
 
