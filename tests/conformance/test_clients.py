@@ -95,6 +95,10 @@ def test_curl(address: str, tmp_path: Path) -> None:
     by_row = curl(f"{url}/v1/models/toy:predict", "--data", f'{{"instances": [{row}]}}')
     assert json.loads(by_row) == {"predictions": [3.0]}
     assert json.loads(curl("-X", "POST", f"{url}/predictions/toy", "-T", str(written(tmp_path, row)))) == 3.0
+    form = ("-F", f"data=@{written(tmp_path, row)}")
+    assert json.loads(curl(f"{url}/predictions/toy", *form)) == 3.0
+    assert "form of 2 parts" in curl(f"{url}/predictions/toy", *form, *form)
+    assert "not read here" in curl(f"{url}/v1/models/toy:predict", *form)
     assert curl(f"{url}/ping", "--write-out", "%{http_code}").endswith("200")
     assert json.loads(curl("-X", "OPTIONS", f"{url}/"))["openapi"]
     packed = curl("--compressed", "--include", f"{url}/openapi.json")

@@ -11,7 +11,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -81,6 +81,8 @@ class HttpProtocol(Protocol):
     """As in PROTOCOLS; the metrics carry it."""
     roots: ClassVar[tuple[str, ...]]
     """First segments of the paths that belong to this protocol; "" is the path `/` itself."""
+    kinds: ClassVar[Set[bytes]]
+    """Content types that it reads beside `http_body.READABLE`."""
 
     def __init__(self, plane: Plane) -> None: ...
 
@@ -176,9 +178,11 @@ class HttpApp:
         try:
             if request.method not in ("GET", "HEAD", "OPTIONS"):
                 if receive is not None:
-                    request.body = await http_body.read(request.headers, receive, self._limit)
+                    request.body = await http_body.read(request.headers, receive, self._limit, protocol.kinds)
                 else:
-                    request.body = http_body.checked(request.headers, request.body, self._limit)
+                    request.body = http_body.checked(
+                        request.headers, request.body, self._limit, protocol.kinds
+                    )
             timeout = request.headers.get(TIMEOUT_HEADER)
             if timeout is None:
                 return await protocol.handle(request)

@@ -8,6 +8,7 @@ list of rows, and answer with a list. Models are those of the repository: regist
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
@@ -15,7 +16,7 @@ import numpy as np
 import orjson
 
 from raymill.errors import InvalidInput, NotFound
-from raymill.serving import mms_openapi, ndjson, openapi
+from raymill.serving import http_body, mms_openapi, ndjson, openapi
 from raymill.serving.http import Request, Response, json_response
 from raymill.serving.http_body import HttpError
 from raymill.serving.plane import Plane
@@ -43,6 +44,7 @@ class MmsRest:
 
     name: ClassVar[str] = "mms_rest"
     roots: ClassVar[tuple[str, ...]] = ("", "ping", "predictions", "invocations", "models")
+    kinds: ClassVar[Set[bytes]] = frozenset({http_body.FORM})
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
@@ -111,8 +113,10 @@ class MmsRest:
     async def _predict(self, model: str, wanted: Wanted, request: Request) -> Response:
         number, manifest = self._plane.manifest(model, wanted)  # an unknown model is 404, whatever the body
         request.model, request.version = model, str(number)
+        form = http_body.media_type(request.headers) == http_body.FORM
+        body = http_body.file_of_form(request.headers, request.body) if form else request.body
         try:
-            document = orjson.loads(request.body)
+            document = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise InvalidInput(f"JSON Parse error: {error}") from error
         one = not isinstance(document, list) or _is_vector(document, manifest.signature)

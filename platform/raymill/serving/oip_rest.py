@@ -8,6 +8,7 @@ clients differ (`/v2` or `/v2/`, a body or none), all of them are answered. A ve
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from typing import Any, ClassVar
 
 import orjson
@@ -35,6 +36,7 @@ class OipRest:
 
     name: ClassVar[str] = "oip_rest"
     roots: ClassVar[tuple[str, ...]] = ("v2",)
+    kinds: ClassVar[Set[bytes]] = frozenset()
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane

@@ -6,7 +6,7 @@ https://www.tensorflow.org/tfx/serving/api_rest. A TF Serving client changes its
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,6 +35,7 @@ class TFServingRest:
 
     name: ClassVar[str] = "tfserving_rest"
     roots: ClassVar[tuple[str, ...]] = ("v1",)
+    kinds: ClassVar[Set[bytes]] = frozenset()
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
