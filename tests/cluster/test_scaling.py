@@ -280,6 +280,20 @@ def test_under_load_every_request_is_counted_and_latencies_by_sample(
     assert 0 < rise(latencies) <= min(2999, LATENCIES * (tenths + 2)), (rise(latencies), tenths)
 
 
+def test_a_change_is_answered_once_every_replica_has_followed(deploy: Callable[..., str]) -> None:
+    """Requests after an unload or a load, each over its own connection, find no replica that knows nothing."""
+    url = deploy(
+        models={"quick": {"serve": ["latest"]}}, autoscaling={"min_replicas": 3, "max_replicas": 3},
+        replica={"num_cpus": 0.2},
+    )  # fmt: skip
+    assert {ask(url, "quick") for _ in range(30)} == {200}
+    for change, status in (("unload", 404), ("load", 200), ("unload", 404), ("load", 200)):
+        request = urllib.request.Request(f"{url}/v2/repository/models/quick/{change}", b"{}")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.status == 200
+        assert {ask(url, "quick") for _ in range(30)} == {status}
+
+
 def test_a_request_that_kills_its_replicas_costs_three_at_most(
     deploy: Callable[..., str], cluster: Cluster, details: Callable[[], dict[str, Any]]
 ) -> None:

@@ -47,7 +47,7 @@ class ModelServer:
         self._plane = Plane(
             Repository(self._spec.repository),
             self._spec.models,
-            overrides=ClusterOverrides(self._spec),
+            overrides=ClusterOverrides(self._spec, _running),
             memory=Memory(None if budget is None else int(budget * 1e6)),
             metrics=metrics,
             remote={name: _remote(handle) for name, handle in own.items()},
@@ -87,6 +87,12 @@ class ModelServer:
             await asyncio.sleep(self._spec.poll_seconds)
             await asyncio.to_thread(self._plane.refresh)
             await asyncio.to_thread(self._exporter.export)
+
+
+def _running() -> int:
+    """Return how many replicas answer requests now, this one with them."""
+    deployment = serve.status().applications[APPLICATION].deployments[DEPLOYMENT]
+    return int(deployment.replica_states.get("RUNNING", 1))
 
 
 def _rpc(method: Any) -> Callable[..., Any]:

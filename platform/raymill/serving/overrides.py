@@ -6,7 +6,7 @@ are shared by all replicas, which apply them when they next look.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from raymill.config import Spec
@@ -21,6 +21,8 @@ class Override(Spec):
     """Known, and not to answer until it is loaded again."""
     removed: bool = False
     """Not served at all."""
+    change: str = ""
+    """Names this change; see `Overrides.everywhere`."""
 
 
 class Overrides(Protocol):
@@ -29,6 +31,14 @@ class Overrides(Protocol):
     def read(self) -> Mapping[str, Override]: ...
 
     def write(self, model: str, override: Override) -> None: ...
+
+    def applied(self, records: Mapping[str, Override]) -> None:
+        """Say that this replica serves by `records`."""
+        ...
+
+    async def everywhere(self, changes: Collection[str]) -> None:
+        """Wait until every replica has applied `changes`."""
+        ...
 
 
 class OwnOverrides:
@@ -42,3 +52,9 @@ class OwnOverrides:
 
     def write(self, model: str, override: Override) -> None:
         self._records[model] = override
+
+    def applied(self, records: Mapping[str, Override]) -> None:
+        pass
+
+    async def everywhere(self, changes: Collection[str]) -> None:
+        pass

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,18 +86,22 @@ class Plane:
         Raises:
             RaymillError: a model, version or label that is not there, or a damaged version.
         """
-        self._apply(self._overrides.read())
+        records = self._overrides.read()
+        self._apply(records)
         for name in self._tracked:
             self._refresh(name)
+        self._overrides.applied(records)
 
     def refresh(self) -> None:
         """Follow the labels. What cannot be loaded is logged and shown in the status; the old one stays."""
-        self._apply(self._overrides.read())
+        records = self._overrides.read()
+        self._apply(records)
         for name in list(self._tracked):
             try:
                 self._refresh(name)
             except (RaymillError, OSError) as error:
                 log.error("model %s: %s; going on with what is loaded", name, error)
+        self._overrides.applied(records)
 
     def models(self) -> list[str]:
         """Return the names of all models, loaded or not."""
@@ -130,13 +136,13 @@ class Plane:
         return entries
 
     async def load_model(self, model: str) -> None:
-        """Load a model, or follow its labels at once, as `refresh` does in its time.
+        """Load a model, or follow its labels at once, here and wherever else it is served.
 
         Raises:
             NotFound: a model that is not among those to serve.
             RaymillError: it cannot be loaded; what was loaded goes on serving.
         """
-        await asyncio.to_thread(self._load_again, model, self._known(model))
+        await self._everywhere(partial(self._load_again, model))
 
     async def unload_model(self, model: str) -> None:
         """Take a model away until it is loaded again; requests under way are answered.
@@ -144,7 +150,7 @@ class Plane:
         Raises:
             NotFound: a model that is not among those to serve.
         """
-        await asyncio.to_thread(self._change, model, self._known(model), unloaded=True)
+        await self._everywhere(partial(self._unload, model))
 
     async def replace(self, models: Mapping[str, tuple[str | int, ...]]) -> None:
         """Serve exactly these models, at these labels and versions, from now on; others go.
@@ -153,7 +159,7 @@ class Plane:
             NotFound: one that is not in the repository; then nothing is changed.
             RaymillError: one that cannot be loaded; then nothing is changed either.
         """
-        await asyncio.to_thread(self._replace, models)
+        await self._everywhere(partial(self._replace, models))
 
     def statistics(self, model: str | None = None, wanted: str | int | None = None) -> list[ModelStatistics]:
         """Return the counts of all loaded versions, of one model's, or of one version. Raises as `status`."""
@@ -283,30 +289,52 @@ class Plane:
             self._memory.forget(version)
             log.info("model %s: version %s unloaded", name, number)
 
-    def _change(self, name: str, tracked: _Tracked, *, unloaded: bool) -> None:
-        before = self._overrides.read().get(name, Override())
-        self._overrides.write(name, before.model_copy(update={"unloaded": unloaded}))
-        self._apply({name: self._overrides.read()[name]})
+    async def _everywhere(self, change: Callable[[], list[str]]) -> None:
+        """Make changes here, then wait until other replicas have followed."""
 
-    def _load_again(self, name: str, tracked: _Tracked) -> None:
-        if tracked.unloaded:
-            self._change(name, tracked, unloaded=False)
+        def here() -> list[str]:
+            changes = change()
+            self._overrides.applied(self._overrides.read())
+            return changes
+
+        await self._overrides.everywhere(await asyncio.to_thread(here))
+
+    def _load_again(self, name: str) -> list[str]:
+        self._known(name)
+        changes = [self._change(name, unloaded=False)]
         self._refresh(name)
+        return changes
 
-    def _replace(self, models: Mapping[str, tuple[str | int, ...]]) -> None:
+    def _unload(self, name: str) -> list[str]:
+        self._known(name)
+        return [self._change(name, unloaded=True)]
+
+    def _change(self, name: str, *, unloaded: bool) -> str:
+        before = self._overrides.read().get(name, Override())
+        change = self._write(name, before.model_copy(update={"unloaded": unloaded}))
+        self._apply(self._overrides.read())
+        return change
+
+    def _write(self, name: str, override: Override) -> str:
+        """Write a model's record, and return the name that the change got."""
+        change = secrets.token_hex(8)
+        self._overrides.write(name, override.model_copy(update={"change": change}))
+        return change
+
+    def _replace(self, models: Mapping[str, tuple[str | int, ...]]) -> list[str]:
         for name, serve in models.items():  # what is wrong shows before anything is changed
             for wanted in serve:
                 number = self._repository.resolve(name, wanted)
                 served = self._served.get(name)
                 if served is None or number not in served.versions:
                     ServedVersion(self._repository.version(name, number), ModelSpec(), Memory())
-        for name in self._tracked.keys() - models.keys():
-            self._overrides.write(name, Override(removed=True))
-        for name, serve in models.items():
-            self._overrides.write(name, Override(serve=serve))
+        removed = {name: Override(removed=True) for name in self._tracked.keys() - models.keys()}
+        replaced = {name: Override(serve=serve) for name, serve in models.items()}
+        changes = [self._write(name, override) for name, override in (removed | replaced).items()]
         self._apply(self._overrides.read())
         for name in models:
             self._refresh(name)
+        return changes
 
     def _refresh(self, name: str) -> None:
         with self._refreshing:
