@@ -281,7 +281,7 @@ def test_under_load_every_request_is_counted_and_latencies_by_sample(
 
 
 def test_a_change_is_answered_once_every_replica_has_followed(deploy: Callable[..., str]) -> None:
-    """Requests after an unload or a load, over connections of their own, find no replica that knows nothing."""
+    """Requests after an unload or a load, over other connections, meet no replica that knows nothing."""
     url = deploy(
         models={"quick": {"serve": ["latest"]}}, autoscaling={"min_replicas": 3, "max_replicas": 3},
         replica={"num_cpus": 0.2},
