@@ -32,8 +32,8 @@ class Overrides(Protocol):
 
     def write(self, model: str, override: Override) -> None: ...
 
-    def applied(self, records: Mapping[str, Override]) -> None:
-        """Say that this replica serves by `records`."""
+    def applied(self, changes: Collection[str]) -> None:
+        """Say that this replica serves by `changes`."""
         ...
 
     async def everywhere(self, changes: Collection[str]) -> None:
@@ -53,7 +53,7 @@ class OwnOverrides:
     def write(self, model: str, override: Override) -> None:
         self._records[model] = override
 
-    def applied(self, records: Mapping[str, Override]) -> None:
+    def applied(self, changes: Collection[str]) -> None:
         pass
 
     async def everywhere(self, changes: Collection[str]) -> None:

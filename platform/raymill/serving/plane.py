@@ -90,7 +90,7 @@ class Plane:
         self._apply(records)
         for name in self._tracked:
             self._refresh(name)
-        self._overrides.applied(records)
+        self._overrides.applied({record.change for record in records.values()})
 
     def refresh(self) -> None:
         """Follow the labels. What cannot be loaded is logged and shown in the status; the old one stays."""
@@ -101,7 +101,7 @@ class Plane:
                 self._refresh(name)
             except (RaymillError, OSError) as error:
                 log.error("model %s: %s; going on with what is loaded", name, error)
-        self._overrides.applied(records)
+        self._overrides.applied({record.change for record in records.values()})
 
     def models(self) -> list[str]:
         """Return the names of all models, loaded or not."""
@@ -294,7 +294,7 @@ class Plane:
 
         def here() -> list[str]:
             changes = change()
-            self._overrides.applied(self._overrides.read())
+            self._overrides.applied(changes)
             return changes
 
         await self._overrides.everywhere(await asyncio.to_thread(here))

@@ -47,13 +47,13 @@ class ClusterOverrides:
             key, override.model_dump_json().encode(), overwrite=True, namespace=NAMESPACE
         )
 
-    def applied(self, records: Mapping[str, Override]) -> None:
-        for change in {record.change for record in records.values()} - self._applied:
+    def applied(self, changes: Collection[str]) -> None:
+        for change in set(changes) - self._applied:
             internal_kv._internal_kv_put(_applied(change) + self._own, b"", namespace=NAMESPACE)
             self._applied.add(change)
 
     async def everywhere(self, changes: Collection[str]) -> None:
-        """Wait until as many replicas as answer have applied `changes`, but not for ever.
+        """Wait until as many replicas as answer have applied those of `changes` that still hold.
 
         One that hangs, or takes longer to load a model than WAIT_S, is left to follow in its own time.
         """
@@ -67,10 +67,10 @@ class ClusterOverrides:
             internal_kv._internal_kv_del(_applied(change), del_by_prefix=True, namespace=NAMESPACE)
 
     def _have_all(self, changes: Collection[str]) -> bool:
-        replicas = self._replicas()
+        replicas, hold = self._replicas(), {record.change for record in self.read().values()}
         return all(
             len(internal_kv._internal_kv_list(_applied(change), namespace=NAMESPACE)) >= replicas
-            for change in changes
+            for change in hold.intersection(changes)
         )
 
 
