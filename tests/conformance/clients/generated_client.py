@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import pkgutil
 import subprocess
 import sys
@@ -12,14 +13,16 @@ from pathlib import Path
 
 
 def main(address: str) -> None:
+    programs = Path(sys.executable).parent
+    path = os.pathsep.join([str(programs), os.environ["PATH"]])  # it calls ruff, which came with it
     with tempfile.TemporaryDirectory() as folder:
         made = subprocess.run(
             [
-                str(Path(sys.executable).parent / "openapi-python-client"), "generate",
+                str(programs / "openapi-python-client"), "generate",
                 "--url", f"{address}/openapi.json", "--meta", "none",
                 "--output-path", f"{folder}/generated", "--fail-on-warning",
             ],
-            capture_output=True, text=True,
+            capture_output=True, text=True, env=os.environ | {"PATH": path},
         )  # fmt: skip
         assert made.returncode == 0, made.stdout + made.stderr
         sys.path.insert(0, folder)
