@@ -19,7 +19,7 @@ from asgi import LIMIT, ask, send
 from test_protocols import DIALECTS
 
 from raymill.repo import Repository
-from raymill.serving import PROTOCOLS
+from raymill.serving import PROTOCOLS, openapi
 from raymill.serving.http import HttpApp, Observe
 from raymill.serving.plane import Plane
 from raymill.serving.spec import HttpSpec, ModelSpec
@@ -282,3 +282,14 @@ def test_docs_need_nothing_from_elsewhere(app: HttpApp) -> None:
     assert b"http://" not in page
     assert b"https://" not in page
     assert 4_000 < len(page) < 20_000
+
+
+def test_operations_of_models_whose_names_differ_by_a_sign_have_ids_of_their_own() -> None:
+    class Protocol:
+        def openapi(self) -> dict[str, Any]:
+            get = openapi.operation("", "", "", {})
+            return {f"/models/{name}": {"get": get} for name in ("a-b", "a_b", "a.b")}
+
+    paths = openapi.document([Protocol()])["paths"]  # type: ignore[list-item]
+    ids = [operation["operationId"] for item in paths.values() for operation in item.values()]
+    assert ids == ["get_healthz", "get_models_a_b", "get_models_a_b_2", "get_models_a_b_3"]
