@@ -62,11 +62,11 @@ def run(flavor: str, spec: Path, size: int) -> list[dict[str, Any]]:
     ports, outs = free_ports(size), [spec.parent / f"{flavor}-{size}-{rank}.json" for rank in range(size)]
     ranks = [
         subprocess.Popen(
-            [sys.executable, WORKER, flavor, spec, str(rank), str(size), ports, out],
+            [sys.executable, WORKER, flavor, spec, str(rank), ports, ",".join(map(str, outs))],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
-        for rank, out in enumerate(outs)
+        for rank in range(size)
     ]  # fmt: skip
     try:
         said = [rank.communicate(timeout=150)[0] for rank in ranks]

@@ -1,6 +1,7 @@
-"""One rank of a data-parallel run without Ray: `python worker.py FLAVOR SPEC RANK SIZE PORTS OUT`.
+"""One rank of a data-parallel run without Ray: `python worker.py FLAVOR SPEC RANK PORTS OUTS`.
 
-The ranks meet in the framework's own collectives, over ports of this machine, as Ray Train has them do.
+PORTS and OUTS have an entry a rank, with commas. The ranks meet in the framework's own collectives, over
+ports of this machine, as Ray Train has them do; each writes what it ended with to its own of OUTS.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +70,26 @@ def tensorflow_loop(job: TrainJob, group: Rank, ports: list[str]) -> TrainingLoo
     return work(job, group)
 
 
-def main(flavor: str, spec: str, rank: str, size: str, ports: str, out: str) -> None:
+def wait_for(outs: list[Path], seconds: float = 60) -> None:
+    """Return once every rank has written, so has left its last collective; a server that is gone breaks it."""
+    deadline = time.monotonic() + seconds
+    while missing := [out.name for out in outs if not out.exists()]:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not written {seconds:.0f} s after this rank had ended: {missing}")
+        time.sleep(0.05)
+
+
+def main(flavor: str, spec: str, rank: str, ports: str, outs: str) -> None:
     job = make_job(load(TrainSpec, spec, [f"flavor={flavor}"]))
-    group = Rank(int(rank), int(size))
+    files = [Path(out) for out in outs.split(",")]
+    group = Rank(int(rank), len(files))
     make = {"torch": torch_loop, "onnx": torch_loop, "tensorflow": tensorflow_loop}[flavor]
     loop = make(job, group, ports.split(","))
     loop.run()
     outcome = loop.outcome()
     weights = {name: value.tolist() for name, value in outcome.model.weights().items()}
-    Path(out).write_text(json.dumps({"history": outcome.history, "weights": weights}))
-    group.gather(None)  # nobody leaves while another still asks
+    files[group.rank].write_text(json.dumps({"history": outcome.history, "weights": weights}))
+    wait_for(files)
     os._exit(0)  # TensorFlow's servers would wait for each other
 
 
