@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ def start(
             "LitServe": tfs(lit, "/predict", rows),
             "BentoML": tfs(bento, "/predict", rows),
             "limit: no model, uvicorn behind HAProxy": tfs(limit, "/", rows),
+            "limit, OIP binary": replace(oip_binary(http_port, rows), url=f"http://127.0.0.1:{limit}/"),
         }
         for rows in (1, BATCH)
     }
@@ -150,6 +152,7 @@ def measure(http: dict[int, Any], grpc: dict[int, Any], options: argparse.Namesp
         "limit_share": ratio(many, "Raymill", limit),
         "batch_vs_best_peer": min(ratio(batch, "Raymill", peer) for peer in PEERS),
         "binary_vs_json": ratio(batch, "Raymill, OIP binary", "Raymill, OIP JSON"),
+        "binary_limit_share": ratio(batch, "Raymill, OIP binary", "limit, OIP binary"),
         "grpc_vs_mlserver": min(ratio(found, "Raymill", "MLServer") for found in calls.values()),
         "own_vs_shared_c32": ratio(many, "Raymill, placement own", "Raymill"),
         "own_vs_shared_batch": ratio(batch, "Raymill, placement own", "Raymill"),

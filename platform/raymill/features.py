@@ -8,6 +8,7 @@ arithmetic (standardising, embedding) lives inside the model's own program.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -244,12 +245,14 @@ class Encoder(Spec):
             sizes = {name: len(values) for name, values in columns.items()}
             raise InvalidInput(f"all columns need the same number of rows, got {sizes}")
         features = self.empty(lengths.pop() if lengths else 0)
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is settled
-            self._place(columns, features)
-        if not np.isfinite(features.numeric_NF).all():
+        numeric_NF = features.numeric_NF
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._place(columns, features)  # what float32 cannot hold becomes infinite, and is settled
+            total = float(numeric_NF.sum())  # finite only if all are: half the time of looking at each
+        if not math.isfinite(total) and not np.isfinite(numeric_NF).all():
             for name, (column, j) in self._places.items():
                 if column.kind == "numeric":
-                    placed_NW = features.numeric_NF[:, j : j + column.width]
+                    placed_NW = numeric_NF[:, j : j + column.width]
                     encode_plain.settle(column, placed_NW, columns[name])
         return features
 

@@ -13,6 +13,7 @@ from asgi import ask, send
 from test_protocols import DIALECTS
 
 from raymill.serving.http import HttpApp
+from raymill.serving.oip_forms import KEPT, Forms
 
 INFER = "/v2/models/toy/infer"
 LENGTH = "inference-header-content-length"
@@ -84,6 +85,52 @@ def test_vectors_nested_or_flat(app: HttpApp, data: list[Any]) -> None:
     assert ask(app, "/v2/models/vector/infer", body, headers=headers)[1]["outputs"] == answer["outputs"]
 
 
+def test_the_form_of_a_request_is_known_again_and_its_values_are_not(app: HttpApp) -> None:
+    """The same JSON before other tensors, of this size and of others, to this model and to another."""
+    asks = {"parameters": {"binary_data_output": True}}
+
+    def infer(model: str, x: list[float], w: bytes, **more: Any) -> tuple[int, Any]:
+        rows = [("x", "FP32", [3], np.array(x, np.float32).tobytes()), ("w", "BYTES", [3], w)]
+        body, headers = binary(rows, **(asks | more))
+        status, answered, data = send(app, f"/v2/models/{model}/infer", body, headers=headers)
+        if status != 200:
+            return status, json.loads(data)["error"]
+        size = int(answered[LENGTH])
+        head = json.loads(data[:size])
+        return head.get("id", head["model_name"]), np.frombuffer(data[size:], np.float32).tolist()
+
+    words = texts("a", "b", "b")
+    assert infer("toy", [1, 2, 3], words) == ("toy", [3, 6, 8])
+    assert infer("toy", [7, 8, np.nan], texts("b", "b", "a")) == ("toy", [16, 18, 21])
+    assert infer("toy", [1, 2, 3], words, id="1") == ("1", [3, 6, 8])
+    assert infer("toy", [2, 2, 3], words, id="2") == ("2", [5, 6, 8])
+    status, error = infer("toy", [1, 2, 3], rb"\9" + words[1:])
+    assert (status, "do not hold its 3 BYTES" in error) == (400, True)
+    status, error = infer("strict", [1, 2, 3], words)
+    assert (status, "missing" in error) == (400, True)
+    for change, said in ((b"!", "1 bytes are left"), (None, "but 14 bytes are left")):
+        body, headers = binary([("x", "FP32", [3], X), ("w", "BYTES", [3], words)], **asks)
+        status, answer = ask(app, INFER, body[:-1] if change is None else body + change, headers=headers)
+        assert (status, said in answer["error"]) == (400, True), answer
+
+
+def test_forms_do_not_pile_up() -> None:
+    signature = toy.encoder().signature()
+    forms = Forms()
+    for rows in (*range(1, KEPT + 50), 1, 1):
+        tensors = [("x", "FP32", [rows], bytes(4 * rows)), ("w", "BYTES", [rows], texts("a") * rows)]
+        body, headers = binary(tensors)
+        form, columns = forms.read("toy", 1, body, headers[LENGTH].encode(), signature)
+        assert len(columns["x"]) == len(columns["w"]) == rows
+    assert len(forms.kept()) == KEPT
+    named, length = binary(tensors, id="another each time")
+    assert forms.read("toy", 1, named, length[LENGTH].encode(), signature)[0].document["id"]
+    assert forms.read("toy", 1, body, headers[LENGTH].encode(), signature)[0] is form
+    assert [found.document.get("id") for found in forms.kept()] == [None] * KEPT
+    other = toy.encoder().signature()  # the same version number of a model that was published anew
+    assert forms.read("toy", 1, body, headers[LENGTH].encode(), other)[0] is not form
+
+
 STRICT_W = ("w", "BYTES", [1], texts("a"))
 STRICT_N = ("n", "INT8", [1], b"\x03")
 BAD_BINARY: dict[str, tuple[list[tuple[str, str, list[int], bytes]], str]] = {
@@ -127,6 +174,7 @@ def test_bad_binary_tensors(app: HttpApp, case: str) -> None:
         (b"", "x", "must be the JSON's length"),
         (b"", "100000", "must be the JSON's length"),
         (b"", "-1", "must be the JSON's length"),
+        (b"", "1" * 5000, "must be the JSON's length"),
         (b"", "3", "JSON Parse error"),
     ],
 )

@@ -71,7 +71,7 @@ def tensorflow_loop(job: TrainJob, group: Rank, ports: list[str]) -> TrainingLoo
 
 
 def wait_for(outs: list[Path], seconds: float = 60) -> None:
-    """Return once every rank has written, so has left its last collective; a server that is gone breaks it."""
+    """Return once every rank has written: it has left its last collective, which would break without us."""
     deadline = time.monotonic() + seconds
     while missing := [out.name for out in outs if not out.exists()]:
         if time.monotonic() > deadline:

@@ -101,9 +101,14 @@ class HttpProtocol(Protocol):
         ...
 
 
-def json_response(document: Any, status: int = 200) -> Response:
+def json_bytes(document: Any) -> bytes:
     """Return `document` as JSON; numpy arrays become lists, NaN becomes null."""
-    return Response(status, orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY))
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def json_response(document: Any, status: int = 200) -> Response:
+    """Return an answer of `json_bytes`."""
+    return Response(status, json_bytes(document))
 
 
 class HttpApp:

@@ -16,9 +16,10 @@ import orjson
 import raymill
 from raymill.errors import InvalidInput, NotFound, RaymillError
 from raymill.serving import ndjson, oip_openapi, oip_tensors
-from raymill.serving.http import Request, Response, json_response
+from raymill.serving.http import Header, Request, Response, json_response
 from raymill.serving.http_body import HttpError
 from raymill.serving.oip_config import model_config
+from raymill.serving.oip_forms import Forms
 from raymill.serving.plane import Plane
 from raymill.serving.statistics import ModelStatistics
 from raymill.tensors import OIP_DTYPES, TensorSpec
@@ -26,6 +27,7 @@ from raymill.tensors import OIP_DTYPES, TensorSpec
 EXTENSIONS = ("model_repository", "model_repository(unload_dependents)", "statistics", "binary_tensor_data",
               "model_configuration")  # fmt: skip
 _MODEL = re.compile(r"^/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>[a-z]+))?/?$")
+_BINARY: Header = (b"content-type", b"application/octet-stream")
 _REPOSITORY = re.compile(r"^/v2/repository/models/(?P<model>[^/]+)/(?P<what>load|unload)/?$")
 
 Wanted = str | int | None
@@ -39,7 +41,7 @@ class OipRest:
     kinds: ClassVar[Set[bytes]] = frozenset()
 
     def __init__(self, plane: Plane) -> None:
-        self._plane = plane
+        self._plane, self._forms = plane, Forms()
 
     async def handle(self, request: Request) -> Response:
         match = _MODEL.match(request.path)
@@ -111,21 +113,13 @@ class OipRest:
     async def _infer(self, model: str, wanted: Wanted, request: Request) -> Response:
         number, manifest = self._plane.manifest(model, wanted)  # an unknown model is 404, whatever the body
         request.model, request.version = model, str(number)
-        document, binary = oip_tensors.split(request.body, request.headers.get(oip_tensors.LENGTH_HEADER))
-        columns = oip_tensors.columns(document, binary, manifest.signature)
-        answer = await self._plane.infer(model, columns, wanted)
-        outputs, data = oip_tensors.outputs(document, answer.outputs, manifest.signature)
-        said = {"model_name": model, "model_version": str(answer.version), "outputs": outputs}
-        if "id" in document:
-            said["id"] = document["id"]
-        response = json_response(said)
-        if data:
-            length = str(len(response.body)).encode()
-            kind = (b"content-type", b"application/octet-stream")
-            response = Response(
-                200, b"".join([response.body, *data]), (kind, (oip_tensors.LENGTH_HEADER, length))
-            )
-        return response
+        header = request.headers.get(oip_tensors.LENGTH_HEADER)
+        form, columns = self._forms.read(model, number, request.body, header, manifest.signature)
+        said, data = form.answer(model, await self._plane.infer(model, columns, wanted))
+        if not data:
+            return Response(200, said)
+        length = (oip_tensors.LENGTH_HEADER, b"%d" % len(said))
+        return Response(200, b"".join([said, *data]), (_BINARY, length))
 
     def _metadata(self, model: str, wanted: Wanted) -> dict[str, Any]:
         number, manifest = self._plane.manifest(model, wanted)
@@ -174,7 +168,7 @@ def _plain(document: Any, status: int = 200) -> Response:
 
 def _body(request: Request) -> dict[str, Any]:
     """Return the object of a body that may be empty."""
-    document = oip_tensors.split(request.body, None)[0] if request.body.strip() else {}
+    document = oip_tensors.split(request.body, len(request.body))[0] if request.body.strip() else {}
     oip_tensors.parameters(document)
     unknown = document.keys() - {"ready", "parameters"}
     if unknown:

@@ -19,22 +19,31 @@ from raymill.serving.json_columns import kind
 from raymill.tensors import OIP_DTYPES, Signature, TensorSpec, numpy_dtype
 
 LENGTH_HEADER = b"inference-header-content-length"
+MAX_DIGITS = 18  # int() refuses numbers of some thousand
 
 
-def split(body: bytes, header: bytes | None) -> tuple[dict[str, Any], memoryview]:
-    """Return a body's JSON object and the binary tensors behind it.
+def json_size(body: bytes, header: bytes | None) -> int:
+    """Return how many of a body's bytes are its JSON, which LENGTH_HEADER tells where tensors follow it.
 
     Raises:
-        InvalidInput: no JSON object, or a length that the body does not have.
+        InvalidInput: a length that the body does not have.
     """
-    size = len(body)
-    if header is not None:
-        if not header.isdigit() or int(header) > size:
-            raise InvalidInput(
-                f"Inference-Header-Content-Length must be the JSON's length, at most the body's {size:,} "
-                f"bytes; got {header.decode('latin-1')!r}"
-            )
-        size = int(header)
+    if header is None:
+        return len(body)
+    if not header.isdigit() or len(header) > MAX_DIGITS or int(header) > len(body):
+        raise InvalidInput(
+            f"Inference-Header-Content-Length must be the JSON's length, at most the body's {len(body):,} "
+            f"bytes; got {header[:60].decode('latin-1')!r}"
+        )
+    return int(header)
+
+
+def split(body: bytes, size: int) -> tuple[dict[str, Any], memoryview]:
+    """Return the JSON object in a body's first `size` bytes, and the binary tensors behind it.
+
+    Raises:
+        InvalidInput: no JSON object.
+    """
     try:
         document = orjson.loads(memoryview(body)[:size])
     except orjson.JSONDecodeError as error:

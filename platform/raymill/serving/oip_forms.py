@@ -1,0 +1,108 @@
+"""Forms of infer requests: what their JSON says, without the values of their binary tensors.
+
+A client sends the same JSON before its tensors time after time; reading and checking it, and writing the
+JSON of the answer, cost more than a small model. So the forms of requests whose tensors are all binary are
+kept by that JSON, to the byte. One with an `id`, which is another each time, is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raymill.serving import oip_tensors
+from raymill.serving.http import json_bytes
+from raymill.serving.json_columns import Columns
+from raymill.serving.served import Answer
+from raymill.tensors import Signature, TensorSpec
+
+KEPT, MAX_JSON_BYTES = 256, 1 << 14
+
+
+@dataclass(slots=True)
+class Form:
+    """One form of requests to one version of a model."""
+
+    document: Mapping[str, Any]
+    signature: Signature
+    places: Sequence[tuple[TensorSpec, int, int, int]] = ()
+    """Of every tensor, where all are binary: its rows, and where its bytes begin and end."""
+    _said: tuple[bytes, Sequence[str]] | None = None
+    """The JSON of an answer, which rows and model settle where all outputs are binary; and their names."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all binary tensors."""
+        return self.places[-1][3] if self.places else 0
+
+    def columns(self, binary: memoryview) -> Columns:
+        """Return the columns of another request of this form. Raises as `oip_tensors.from_bytes`."""
+        return {
+            spec.name: oip_tensors.from_bytes(binary[start:end], spec, rows)
+            for spec, rows, start, end in self.places
+        }
+
+    def answer(self, model: str, answer: Answer) -> tuple[bytes, list[bytes]]:
+        """Return the JSON that answers a request, and the bytes of the outputs that are to be binary.
+
+        Raises:
+            InvalidInput: an output that the model does not have.
+        """
+        if self._said:
+            said, names = self._said
+            return said, [answer.outputs[name].tobytes() for name in names]
+        outputs, binary = oip_tensors.outputs(self.document, answer.outputs, self.signature)
+        document = {"model_name": model, "model_version": str(answer.version), "outputs": outputs}
+        if "id" in self.document:
+            document["id"] = self.document["id"]
+        found = json_bytes(document)
+        if self.places and len(binary) == len(outputs):
+            self._said = found, [output["name"] for output in outputs]
+        return found, binary
+
+
+class Forms:
+    """Reads requests; the forms that were new last are kept."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, int, bytes], Form] = {}
+
+    def kept(self) -> list[Form]:
+        """Return the forms that are kept, oldest first."""
+        return list(self._kept.values())
+
+    def read(
+        self, model: str, version: int, body: bytes, header: bytes | None, signature: Signature
+    ) -> tuple[Form, Columns]:
+        """Return a request's form and columns. Raises as `oip_tensors.split` and `oip_tensors.columns`."""
+        size = oip_tensors.json_size(body, header)
+        key = (model, version, body[:size])
+        form = self._kept.get(key) if header is not None else None
+        if form is not None and form.signature is signature and size + form.size == len(body):
+            return form, form.columns(memoryview(body)[size:])
+        document, binary = oip_tensors.split(body, size)
+        columns = oip_tensors.columns(document, binary, signature)
+        form = Form(document, signature)
+        if header is not None and size <= MAX_JSON_BYTES and "id" not in document:
+            form.places = _places(document["inputs"], signature)
+            if form.places:
+                if len(self._kept) >= KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[key] = form
+        return form, columns
+
+
+def _places(
+    inputs: Sequence[Mapping[str, Any]], signature: Signature
+) -> list[tuple[TensorSpec, int, int, int]]:
+    """Return where the tensors of a request that was read are, none if one is not binary or not known."""
+    specs = {spec.name: spec for spec in signature.inputs}
+    found, start = [], 0
+    for tensor in inputs:
+        if "data" in tensor or tensor["name"] not in specs:
+            return []
+        end = start + tensor["parameters"]["binary_data_size"]
+        found.append((specs[tensor["name"]], tensor["shape"][0], start, end))
+        start = end
+    return found
