@@ -50,11 +50,15 @@ class TabularMLP(nn.Module):
 
     def prepare(self, numeric_NF: torch.Tensor, codes_NC: torch.Tensor) -> torch.Tensor:
         """Return float32 [N, D]: standardised numbers, indicators of nulls, embeddings."""
-        missing_NF = torch.isnan(numeric_NF)
         standard_NF = (numeric_NF - self.mean_F) * self.scale_F
         standard_NF = standard_NF.clamp(-STANDARDISED_LIMIT, STANDARDISED_LIMIT)
-        standard_NF = torch.where(missing_NF, torch.zeros_like(standard_NF), standard_NF)
-        parts = [standard_NF, missing_NF[:, self.nullable_I].to(numeric_NF.dtype)]
+        parts = [standard_NF]
+        if len(self.nullable_I):  # the encoder lets no other column be null
+            missing_NF = torch.isnan(numeric_NF)
+            parts = [
+                standard_NF.masked_fill(missing_NF, 0.0),
+                missing_NF.index_select(1, self.nullable_I).to(numeric_NF.dtype),
+            ]
         parts += [embed(codes_NC[:, j]) for j, embed in enumerate(self.embeddings)]
         return torch.cat(parts, dim=1)
 
