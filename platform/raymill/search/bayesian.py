@@ -104,8 +104,8 @@ class BayesianSearcher(Searcher):
         self._units.append(unit_D)
         value = math.inf if observation.values is None else observation.values[0]
         step = None if observation.number is None else self._steps.pop(observation.number, None)
-        if step is not None:
-            self._resize(value < min(self._best, step.best), float(np.abs(unit_D - step.center_D).max()))
+        if step is not None and not self._best <= value < step.best:  # it helped, and another did more since
+            self._resize(value < self._best, float(np.abs(unit_D - step.center_D).max()))
         if value < self._best:
             self._best, self._best_D = value, unit_D
 
@@ -114,7 +114,7 @@ class BayesianSearcher(Searcher):
         if succeeded:
             self._radius = min(max(2 * length, 0.5 * self._radius), 1.6 * self._radius, _LARGEST_RADIUS)
         else:
-            self._radius *= 0.75 ** (1 / max(1.0, self.concurrency / 3.5))
+            self._radius *= 0.75 ** (1 / max(1.0, self.concurrency / 2.5))
         if self._radius < _SMALLEST_RADIUS:
             self._radius = _FIRST_RADIUS
 
