@@ -248,8 +248,8 @@ class Encoder(Spec):
         numeric_NF = features.numeric_NF
         with np.errstate(over="ignore", invalid="ignore"):
             self._place(columns, features)  # what float32 cannot hold becomes infinite, and is settled
-            total = float(numeric_NF.sum())  # finite only if all are: half the time of looking at each
-        if not math.isfinite(total) and not np.isfinite(numeric_NF).all():
+            total = float(numeric_NF.sum())  # finite only if all are
+        if not math.isfinite(total):
             for name, (column, j) in self._places.items():
                 if column.kind == "numeric":
                     placed_NW = numeric_NF[:, j : j + column.width]

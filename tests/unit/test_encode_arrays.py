@@ -53,6 +53,18 @@ def test_arrays_encode_as_their_values_do(dtype: str, data: Any, rows: int, widt
     np.testing.assert_array_equal(by_array.numeric_NF, by_value.numeric_NF)
 
 
+@pytest.mark.parametrize("big", [3e38, np.inf])
+def test_numbers_whose_sum_is_not_finite_are_judged_one_by_one(big: float) -> None:
+    """Both signs and one: all are looked at together first."""
+    for values in ([big, big], [big, -big]):
+        given = {"x": np.array(values, np.float32)}
+        if np.isfinite(big):
+            assert one("float32").encode_columns(given).numeric_NF[:, 0].tolist() == given["x"].tolist()
+        else:
+            with pytest.raises(InvalidInput, match="row 0: inf"):
+                one("float32").encode_columns(given)
+
+
 @pytest.mark.parametrize(
     ("column", "array"),
     [

@@ -68,10 +68,6 @@ class Forms:
     def __init__(self) -> None:
         self._kept: dict[tuple[str, int, bytes], Form] = {}
 
-    def kept(self) -> list[Form]:
-        """Return the forms that are kept, oldest first."""
-        return list(self._kept.values())
-
     def read(
         self, model: str, version: int, body: bytes, header: bytes | None, signature: Signature
     ) -> tuple[Form, Columns]:
