@@ -19,10 +19,25 @@ from raymill.errors import InvalidInput
 # N = rows, W = width of a vector
 
 Values = Sequence[Any] | np.ndarray
+_PLACED = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def floats(column: FittedColumn, values: np.ndarray) -> np.ndarray | None:
+    """Return an array of floats, contiguous float32 or float64 [N] or [N, W], if it may be the column's.
+
+    What is in it may be infinite or NaN: see `settle`.
+    """
+    dtype = values.dtype
+    shaped = values.ndim == 1 if column.width == 1 else values.shape[1:] == (column.width,)
+    if dtype.kind != "f" or not shaped or not _fits(column, dtype):
+        return None
+    if dtype in _PLACED and values.flags.c_contiguous:
+        return values
+    return np.ascontiguousarray(values, np.float32 if dtype.itemsize <= 4 else np.float64)
 
 
 def numbers(column: FittedColumn, values: Values) -> np.ndarray | list[float]:
-    """Return numbers [N] of any dtype; those of a float array may be infinite or NaN: see `settle`."""
+    """Return finite numbers [N] of any dtype, but for a null's fill. Not for arrays that `floats` takes."""
     origin = column.origin_us
     if isinstance(values, np.ndarray) and values.ndim == 1 and _fits(column, values.dtype):
         return values if origin is None else (values - origin) * 1e-6
@@ -42,7 +57,7 @@ def numbers(column: FittedColumn, values: Values) -> np.ndarray | list[float]:
 
 
 def vectors(column: FittedColumn, values: Values) -> np.ndarray:
-    """Return [N, W] of vectors, each a sequence of `column.width` numbers or null; see `settle`."""
+    """Return [N, W] of vectors, each a sequence of `column.width` numbers or null; else as `numbers`."""
     if isinstance(values, np.ndarray) and values.shape[1:] == (column.width,) and _fits(column, values.dtype):
         return values
     out = np.empty((len(values), column.width), np.float32)
@@ -59,10 +74,9 @@ def vectors(column: FittedColumn, values: Values) -> np.ndarray:
 
 
 def settle(column: FittedColumn, placed_NW: np.ndarray, values: Values) -> None:
-    """Fill the nulls of a float array where they were placed, and refuse what float32 cannot hold.
+    """Fill the nulls of an array of `floats` where they were placed, and refuse what float32 cannot hold.
 
-    Apart from `numbers`, because for all columns together it is enough to look once whether anything
-    is not finite; numpy's fixed cost for each column would be most of a request's.
+    Apart from `floats`, because placing them says at no cost whether anything is not finite.
 
     Raises:
         InvalidInput: NaN without a null policy, or a number beyond the column's range.
@@ -103,10 +117,10 @@ def is_whole(value: Any) -> bool:
 
 def _fits(column: FittedColumn, dtype: np.dtype) -> bool:
     """Whether every number of `dtype` may be one of the column's, but for the ends of float ranges."""
-    if dtype == column.dtype:
-        return True
     if column.dtype in ("float32", "float64"):
         return dtype.kind in "iuf"
+    if dtype == column.dtype:
+        return True
     return column.dtype != "bool" and dtype.kind in "iu" and bool(np.can_cast(dtype, column.dtype))
 
 

@@ -8,7 +8,6 @@ arithmetic (standardising, embedding) lives inside the model's own program.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +22,7 @@ from raymill.columns import Column, FittedColumn, check_schema, input_dtype, res
 from raymill.config import Spec
 from raymill.errors import DataError, InvalidInput, nearest
 from raymill.evaluation import Task
-from raymill.kernels import block_rows, gather, stack, tile_rows, weave
+from raymill.kernels import block_rows, gather, place, stack, tile_rows, weave
 from raymill.tensors import Signature, TensorSpec
 
 __all__ = [
@@ -245,41 +244,45 @@ class Encoder(Spec):
             sizes = {name: len(values) for name, values in columns.items()}
             raise InvalidInput(f"all columns need the same number of rows, got {sizes}")
         features = self.empty(lengths.pop() if lengths else 0)
-        numeric_NF = features.numeric_NF
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._place(columns, features)  # what float32 cannot hold becomes infinite, and is settled
-            total = float(numeric_NF.sum())  # finite only if all are
-        if not math.isfinite(total):
+        if not self._place(columns, features):
             for name, (column, j) in self._places.items():
                 if column.kind == "numeric":
-                    placed_NW = numeric_NF[:, j : j + column.width]
+                    placed_NW = features.numeric_NF[:, j : j + column.width]
                     encode_plain.settle(column, placed_NW, columns[name])
         return features
 
-    def _place(self, columns: Mapping[str, encode_plain.Values], out: Features) -> None:
-        if len(out) == 1 and type(next(iter(columns.values()))) is list:
-            self._place_row(columns, out)
-            return
+    def _place(self, columns: Mapping[str, encode_plain.Values], out: Features) -> bool:
+        """Fill `out`; returns whether all that came in arrays of floats is finite, as all else is."""
+        if len(out) == 1 and self._place_row(columns, out):
+            return True
+        floats: list[np.ndarray] = []
+        firsts: list[int] = []
         for name, (column, j) in self._places.items():
-            if column.kind == "categorical":
-                out.codes_NC[:, j] = encode_plain.codes(column, columns[name])
+            values = columns[name]
+            array = encode_plain.floats(column, values) if isinstance(values, np.ndarray) else None
+            if array is not None:
+                floats.append(array)
+                firsts.append(j)
+            elif column.kind == "categorical":
+                out.codes_NC[:, j] = encode_plain.codes(column, values)
             elif column.width == 1:
-                out.numeric_NF[:, j] = encode_plain.numbers(column, columns[name])
+                out.numeric_NF[:, j] = encode_plain.numbers(column, values)
             else:
-                out.numeric_NF[:, j : j + column.width] = encode_plain.vectors(column, columns[name])
+                out.numeric_NF[:, j : j + column.width] = encode_plain.vectors(column, values)
+        return place(floats, firsts, out.numeric_NF)
 
-    def _place_row(self, columns: Mapping[str, encode_plain.Values], out: Features) -> None:
-        """Place a lone row: one assignment for all of its numbers costs what one does for a column."""
+    def _place_row(self, columns: Mapping[str, encode_plain.Values], out: Features) -> bool:
+        """Place a lone row of lists: one assignment for all of its numbers costs what one does for a column.
+
+        Returns False, and places nothing, where a column is no list.
+        """
         numbers: list[float] = []
         codes: list[int] = []
         for name, column, low, high in self._bounded:
             values = columns[name]
-            if (
-                low is not None
-                and type(values) is list
-                and type(values[0]) is float
-                and low <= values[0] <= high
-            ):
+            if type(values) is not list:
+                return False
+            if low is not None and type(values[0]) is float and low <= values[0] <= high:
                 numbers.append(values[0])
             elif column.kind == "categorical":
                 codes.extend(encode_plain.codes(column, values))
@@ -291,6 +294,7 @@ class Encoder(Spec):
             out.numeric_NF[0] = numbers
         if codes:
             out.codes_NC[0] = codes
+        return True
 
     @cached_property
     def _bounded(self) -> list[tuple[str, FittedColumn, float | None, float]]:

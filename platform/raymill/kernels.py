@@ -99,6 +99,19 @@ def weave(out_NF: np.ndarray, widths: np.ndarray, rows: int) -> None:
         (_weave if compiled is None else compiled.weave)(out_NF, widths, rows)
 
 
+def place(columns: list[np.ndarray], firsts: list[int], out_NF: np.ndarray) -> bool:
+    """Write columns of floats into a float32 matrix; returns whether all are finite as float32.
+
+    Args:
+        columns: Contiguous float32 or float64, [N] or [N, W], at any address.
+        firsts: The first place of each.
+
+    Raises:
+        ValueError: another number of rows, places outside the matrix, or another dtype.
+    """
+    return _place(columns, firsts, out_NF) if compiled is None else compiled.place(columns, firsts, out_NF)
+
+
 def gather(source: np.ndarray, order_M: np.ndarray) -> np.ndarray:
     """Return the rows numbered `order_M` of a contiguous array [N] or [N, F] of 4- or 8-byte values.
 
@@ -146,6 +159,21 @@ def _stack(columns: Sequence[np.ndarray], out_NF: np.ndarray, first: int, rows: 
             count = these.stop - these.start
             block[first * count : (first + width) * count] = column[these].reshape(-1).view(block.dtype)
         first += width
+
+
+def _place(columns: list[np.ndarray], firsts: list[int], out_NF: np.ndarray) -> bool:
+    finite = True
+    with np.errstate(over="ignore", invalid="ignore"):
+        for column, first in zip(columns, firsts, strict=True):
+            width = _width(column)
+            if column.dtype not in (np.float32, np.float64):
+                raise ValueError("columns must be float32 or float64")
+            if len(column) != len(out_NF) or not 0 <= first <= out_NF.shape[1] - width:
+                raise ValueError("columns must have the matrix's rows and lie inside its places")
+            placed = out_NF[:, first : first + width]
+            placed[:] = column.reshape(len(column), width)
+            finite = finite and bool(np.isfinite(placed).all())
+    return finite
 
 
 def _weave(out_NF: np.ndarray, widths: np.ndarray, rows: int) -> None:

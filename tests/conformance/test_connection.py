@@ -61,9 +61,12 @@ def exchange(sent: bytes, count: int, both: Both | None = None) -> list[bytes]:
     return served(both, ask)
 
 
-def served(both: Both, ask: Callable[[int], Awaitable[Any]]) -> Any:
+def served(both: Both, ask: Callable[[int], Awaitable[Any]], keep_alive_s: float = 5) -> Any:
     async def main() -> Any:
-        config = uvicorn.Config(both.app, interface="asgi3", log_config=None, lifespan="off")
+        config = uvicorn.Config(
+            both.app, interface="asgi3", log_config=None, lifespan="off",
+            timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]
+        )  # fmt: skip
         config.load()
         config.http_protocol_class = connection_class(both.respond, lambda: both.admits)
         server = uvicorn.Server(config)
@@ -121,3 +124,51 @@ def test_what_nobody_foresaw_is_answered_and_the_connection_goes_on() -> None:
     found = exchange(post("/fails", b"1") + post("/b", b"2"), 2)
     assert found[0] == b"internal server error\n"
     assert found[1].endswith(b"/b 2")
+
+
+def test_an_idle_connection_closes_in_time_and_one_in_use_does_not() -> None:
+    idle_s = 0.4
+
+    async def ask(port: int) -> tuple[int, float]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answered = 0
+        for pause_s in (0.0, 0.3, 0.3, 0.3):  # longer than idle_s together, shorter one by one
+            await asyncio.sleep(pause_s)
+            writer.write(post("/1", b"a"))
+            await asyncio.wait_for(reader.readuntil(b"at once /1 a"), 10)
+            answered += 1
+        writer.write(post("/1", b"a")[:-1])  # a request that takes longer than idle_s to come
+        await asyncio.sleep(2 * idle_s)
+        writer.write(b"a")
+        await asyncio.wait_for(reader.readuntil(b"at once /1 a"), 10)
+        ended = asyncio.get_running_loop().time()
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        return answered, asyncio.get_running_loop().time() - ended
+
+    answered, closed_after_s = served(Both(), ask, idle_s)
+    assert answered == 4
+    assert 0.9 * idle_s < closed_after_s < 5
+
+
+def test_what_goes_by_serve_is_heard_whole() -> None:
+    """Its first lines were read by our own means."""
+    got: dict[str, Any] = {}
+
+    class Notes(Both):
+        async def app(self, scope: Any, receive: Any, send: Any) -> None:
+            got.update(scope)
+            await super().app(scope, receive, send)
+
+    sent = post("/a%20b?x=1", b"c", "X-Twice: 1", "x-twice: 2", "Expect: 100-continue")
+
+    async def ask(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        answer = await asyncio.wait_for(reader.readuntil(b"by Serve /a b c"), 10)
+        writer.close()
+        return answer
+
+    assert b"100 Continue" in served(Notes(), ask)
+    assert (got["method"], got["path"], got["query_string"]) == ("POST", "/a b", b"x=1")
+    assert [value for name, value in got["headers"] if name == b"x-twice"] == [b"1", b"2"]

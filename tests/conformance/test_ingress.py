@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import types
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
+from raymill.serving import ingress
 from raymill.serving.ingress import REQUEST_ID, _unary
 
 METHOD = "/toy.Toys/Ask"
@@ -27,7 +30,6 @@ class Accounts:
     def __init__(self, admits: bool) -> None:
         self.admits, self.ongoing = admits, 0
         self.told: list[tuple[str, str, bool]] = []
-        self._broke = False
 
     def admit(self) -> bool:
         return self.admits
@@ -36,14 +38,10 @@ class Accounts:
         self.ongoing += 1
         return 0.0
 
-    def leave(self, started: float, broke: bool) -> float:
+    def leave(self, started: float, method: str, code: str, *, failed: bool, broke: bool) -> None:
         self.ongoing -= 1
-        self._broke = broke
-        return 1.0
-
-    def count(self, method: str, code: str, failed: bool, took_ms: float) -> None:
         assert failed == (code != "OK")
-        self.told.append((method, code, self._broke))
+        self.told.append((method, code, broke))
 
 
 async def theirs(request: bytes, context: Any) -> bytes:
@@ -129,3 +127,93 @@ def test_what_serve_has_to_say_serve_says() -> None:
     assert ask(other, ends(), application="others")[0] == b"Serve's"
     assert ask(other, ends(), application="models")[0] == b"ours"
     assert full.told == []
+
+
+def replica() -> Any:
+    """Return what Serve's replica is to `Accounts`: its real sums, slots and functions, and no process."""
+    from ray.serve._private import replica as serves
+    from ray.serve._private.common import DeploymentID, RequestProtocol
+    from ray.serve._private.utils import Semaphore
+
+    class Metrics(serves.ReplicaMetricsManager):
+        def __init__(self) -> None:
+            self._ingress, self._cached_metrics_enabled, self._num_ongoing_requests = True, True, 0
+            self._ingress_metrics = dict.fromkeys(RequestProtocol)
+            self._ingress_ongoing_requests = dict.fromkeys(RequestProtocol, 0)
+            self._cached_request_counter, self._cached_error_counter = defaultdict(int), defaultdict(int)
+            self._cached_latencies = defaultdict(deque)
+            for name in ("ingress_request", "ingress_request_error", "deployment_request_error"):
+                setattr(self, f"_cached_{name}_counter", defaultdict(lambda: defaultdict(int)))
+            self._cached_ingress_processing_latencies = defaultdict(lambda: defaultdict(deque))
+            window = {"window_duration_s": 600.0, "num_buckets": 10}
+            self._user_code_time_accumulator = serves.RollingWindowAccumulator(**window)
+            self._max_processing_latency_trackers = defaultdict(lambda: serves.RollingWindowMax(**window))
+            self.reported = 0
+
+        def _report_cached_metrics(self) -> None:
+            self.reported += 1
+
+        _is_direct_ingress = True
+
+        def sums(self) -> dict[str, Any]:
+            busy, longest = self._user_code_time_accumulator, self._max_processing_latency_trackers
+            rest = {name: found for name, found in vars(self).items() if name.startswith("_cached_")}
+            return rest | {"busy": busy.get_total(), "longest": {k: v.get_max() for k, v in longest.items()}}
+
+    return types.SimpleNamespace(
+        _semaphore=Semaphore(lambda: 2), _metrics_manager=Metrics(), _route_prefix="/",
+        _deployment_id=DeploymentID("ModelServer", "models"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", ["HTTP", "GRPC"])
+def test_serve_is_told_what_its_own_functions_would_count(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.serve._private.replica.RAY_SERVE_HAPROXY_METRICS_ENABLED", False)
+    mine, theirs = replica(), replica()
+    accounts = ingress.Accounts(mine, protocol)
+    serves, route = theirs._metrics_manager, "/" if protocol == "HTTP" else "models"
+    requests = [("POST", "200", False, False)] * 3 + [
+        ("GET", "200", False, False),
+        ("POST", "404", True, False),
+    ]
+    requests += [("POST", "500", True, True), ("POST", "200", False, False)]
+
+    async def run() -> None:
+        for number, (method, code, failed, broke) in enumerate(requests):
+            with monkeypatch.context() as clock:
+                clock.setattr(ingress.time, "perf_counter", lambda: 0.0)
+                started = await accounts.enter()
+                assert mine._metrics_manager.get_num_ongoing_requests() == 1
+                clock.setattr(ingress.time, "perf_counter", lambda now=number / 1000: now)
+                accounts.leave(started, method, code, failed=failed, broke=broke)
+            serves.record_request_metrics(route=route, latency_ms=float(number), is_error=broke)
+            serves.record_ingress_request_metrics(
+                protocol=accounts._protocol, method=method, route=route, app_name="models",
+                deployment_name="ModelServer", latency_ms=float(number), is_error=failed, status_code=code,
+            )  # fmt: skip
+
+    asyncio.run(run())
+    assert mine._metrics_manager.get_num_ongoing_requests() == 0
+    mine._metrics_manager._report_cached_metrics()
+    assert mine._metrics_manager.reported == 1
+    found, expected = mine._metrics_manager.sums(), serves.sums()
+    for latencies in (found, expected):  # what failed is told at once, before what succeeded
+        latencies["_cached_latencies"] = {k: sorted(v) for k, v in latencies["_cached_latencies"].items()}
+    assert found == expected
+    accounts.hand_over()
+    assert mine._metrics_manager.sums()["busy"] == serves.sums()["busy"], "told twice"
+
+
+def test_a_full_replica_admits_no_more() -> None:
+    full = replica()
+    accounts = ingress.Accounts(full, "HTTP")
+
+    async def run() -> None:
+        first, _ = await accounts.enter(), await accounts.enter()
+        assert not accounts.admit()
+        accounts.leave(first, "POST", "200", failed=False, broke=False)
+        assert accounts.admit()
+
+    asyncio.run(run())

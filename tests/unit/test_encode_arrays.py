@@ -102,6 +102,20 @@ def test_arrays_that_do_not_fit_are_refused_with_row_and_value(column: str, valu
         one(column).encode_columns({"x": values})
 
 
+@pytest.mark.parametrize("layout", ["strided", "big-endian", "unaligned", "fortran", "long double"])
+def test_floats_encode_alike_however_they_lie(layout: str) -> None:
+    values_NW = np.arange(12, dtype=np.float64).reshape(4, 3) / 7
+    given_NW = {
+        "strided": np.repeat(values_NW, 2, axis=1)[:, ::2],
+        "big-endian": values_NW.astype(">f4"),
+        "unaligned": np.ndarray((4, 3), "<f4", b"." + values_NW.astype("<f4").tobytes(), 1),
+        "fortran": np.asfortranarray(values_NW),
+        "long double": values_NW.astype(np.longdouble),
+    }[layout]
+    found = one("float32", width=3).encode_columns({"x": given_NW}).numeric_NF
+    np.testing.assert_array_equal(found, values_NW.astype(np.float32))
+
+
 @pytest.mark.parametrize("width", [1, 2])
 def test_nan_is_null_in_arrays_of_columns_with_a_policy(width: int) -> None:
     values = np.array([[1.0, np.nan], [np.nan, 4.0]], np.float32)[:, :width]

@@ -75,6 +75,50 @@ def test_every_row_comes_to_every_place_equally_often():
     assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(
+    rows=ROWS,
+    widths=WIDTHS,
+    shift=st.integers(0, 7),
+    bad=st.sampled_from([0.0, np.nan, np.inf, -np.inf, 1e39]),
+)
+def test_floats_are_placed_and_judged(compiled, dtype, rows, widths, shift, bad):
+    columns, expected = table(rows, widths)
+    if rows and bad:
+        with np.errstate(over="ignore"):
+            columns[-1].reshape(-1)[-1] = expected[-1, -1] = bad
+    exact = [column.astype(dtype) for column in columns]
+    if rows and bad == 1e39 and dtype == np.float64:
+        exact[-1].reshape(-1)[-1] = bad  # beyond float32 alone
+    given = [np.ndarray(c.shape, dtype, b"." * shift + c.tobytes(), shift) for c in exact]  # at any address
+    firsts = np.cumsum([0, *widths])[:-1].tolist()
+    order = np.random.default_rng(0).permutation(len(widths)).tolist()
+    out = np.full_like(expected, 7.0)
+    with pytest.MonkeyPatch.context() as patch:
+        if not compiled:
+            patch.setattr(kernels, "compiled", None)
+        finite = kernels.place([given[j] for j in order], [firsts[j] for j in order], out)
+    np.testing.assert_array_equal(out, expected)
+    assert finite == (rows == 0 or not bad)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_floats_that_do_not_fit_are_not_placed(compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(kernels, "compiled", None)
+    out = np.zeros((4, 2), np.float32)
+    ones = np.ones(4)
+    for columns, firsts in (
+        ([np.ones(3)], [0]), ([ones], [2]), ([ones], [-1]), ([np.ones((4, 3))], [0]),
+        ([np.ones(4, int)], [0]), ([np.ones(4, np.int32)], [0]), ([np.ones(4, np.float16)], [0]),
+        ([ones], []),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"rows|float|first place|shorter"):
+            kernels.place(columns, firsts, out)
+    assert not out.any()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int32, np.int64, np.float64])
 @pytest.mark.parametrize("shape", [(50,), (50, 1), (50, 28), (50, 0)])
 def test_gather_takes_rows(dtype, shape):

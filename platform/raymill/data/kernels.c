@@ -296,11 +296,86 @@ close_source:
     Py_RETURN_NONE;
 }
 
+/* Values, at any address, as floats `stride` apart; what is not 0 at the end says that one is infinite or NaN. */
+static inline uint32_t convert(const char *from, int wide, Py_ssize_t count, uint32_t *to, Py_ssize_t stride) {
+    const uint32_t infinite = 0x7f800000u;
+    uint32_t found = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        float value;
+        if (wide) {
+            double exact;
+            memcpy(&exact, from + i * (Py_ssize_t)sizeof exact, sizeof exact);
+            value = (float)exact;
+        } else {
+            memcpy(&value, from + i * WORD, WORD);
+        }
+        uint32_t word;
+        memcpy(&word, &value, WORD);
+        to[i * stride] = word;
+        found |= (word & infinite) == infinite;
+    }
+    return found;
+}
+
+static inline uint32_t place_values(const char *from, int wide, Py_ssize_t count, uint32_t *to, Py_ssize_t stride) {
+    return wide ? convert(from, 1, count, to, stride) : convert(from, 0, count, to, stride); /* each its own loop */
+}
+
+/* One column, [rows] or [rows, width], from word `first` of the rows on; whether all are finite. */
+static int place_column(const Py_buffer *column, const Matrix *out, Py_ssize_t first) {
+    uint32_t *to = (uint32_t *)out->view.buf + first, found = 0;
+    const char *from = column->buf;
+    Py_ssize_t width = column->ndim == 2 ? column->shape[1] : 1, rows = out->rows;
+    int wide = column->itemsize != WORD;
+    if (width == 1) return !place_values(from, wide, rows, to, out->words);
+    if (width == out->words) return !place_values(from, wide, rows * width, to, 1);
+    for (Py_ssize_t i = 0; i < rows; i++, to += out->words, from += width * column->itemsize)
+        found |= place_values(from, wide, width, to, 1);
+    return !found;
+}
+
+/* Whether a column is what `place` takes, an error if not. */
+static int is_placeable(const Py_buffer *view, Py_ssize_t first, const Matrix *out) {
+    const char *format = view->format ? view->format : "B";
+    char kind = format[strlen(format) - 1];
+    Py_ssize_t width = view->ndim == 2 ? view->shape[1] : 1;
+    if ((kind == 'f' && view->itemsize == WORD) || (kind == 'd' && view->itemsize == 2 * WORD)) {
+        if (view->ndim >= 1 && view->ndim <= 2 && view->shape[0] == out->rows && first >= 0 &&
+            first <= out->words - width)
+            return 1;
+        PyErr_SetString(PyExc_ValueError, "columns must have the matrix's rows and lie inside its places");
+    } else {
+        PyErr_SetString(PyExc_ValueError, "columns must be float32 or float64");
+    }
+    return 0;
+}
+
+static PyObject *place(PyObject *module, PyObject *args) {
+    PyObject *columns, *firsts, *target;
+    Matrix out;
+    int finite = 1;
+    if (!PyArg_ParseTuple(args, "O!O!O", &PyList_Type, &columns, &PyList_Type, &firsts, &target)) return NULL;
+    if (PyList_Size(columns) != PyList_Size(firsts))
+        return PyErr_Format(PyExc_ValueError, "each column needs its first place");
+    if (!open_matrix(target, 1, &out)) return NULL;
+    for (Py_ssize_t j = 0; j < PyList_Size(columns) && !PyErr_Occurred(); j++) {
+        Py_buffer view;
+        Py_ssize_t first = PyLong_AsSsize_t(PyList_GetItem(firsts, j));
+        if (first == -1 && PyErr_Occurred()) break;
+        if (PyObject_GetBuffer(PyList_GetItem(columns, j), &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0) break;
+        if (is_placeable(&view, first, &out)) finite &= place_column(&view, &out, first);
+        PyBuffer_Release(&view);
+    }
+    PyBuffer_Release(&out.view);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(finite);
+}
+
 static PyMethodDef methods[] = {
     {"permute", permute, METH_VARARGS, "permute(random_M, order_N, first)"},
     {"stack", stack, METH_VARARGS, "stack(columns, out_NF, first, block_rows)"},
     {"weave", weave, METH_VARARGS, "weave(out_NF, widths, block_rows)"},
     {"gather", gather, METH_VARARGS, "gather(source_NF, order_M, out_MF)"},
+    {"place", place, METH_VARARGS, "place(columns, firsts, out_NF)"},
     {NULL, NULL, 0, NULL},
 };
 

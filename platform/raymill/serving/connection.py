@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -46,84 +47,139 @@ class _Exchange:
         pass
 
 
-def connection_class(respond: Respond, admit: Admit) -> type[HttpToolsProtocol]:
-    """Return the protocol class of connections that `respond` answers where `admit` lets it."""
+@lru_cache(256)
+def _target(url: bytes) -> tuple[str, bytes]:
+    """Return the decoded path and the query of a request's target."""
+    found = httptools.parse_url(url)
+    path = found.path.decode("ascii")
+    return unquote(path) if "%" in path else path, found.query or b""
 
-    class Connection(HttpToolsProtocol):
-        cycle: Any
-        _exchange: _Exchange | None = None
 
-        def on_headers_complete(self) -> None:
-            request = self._whole()
-            if request is None or not admit():
-                super().on_headers_complete()
-                return
-            self._exchange = self.cycle = _Exchange(request, self.parser.should_keep_alive())
+class _KeptAlive(HttpToolsProtocol):
+    """Has one timer a connection. Uvicorn makes and ends one for each request, which costs it 3 us."""
 
-        def on_body(self, body: bytes) -> None:
-            exchange = self._exchange
-            if exchange is not None and exchange is self.cycle:
-                exchange.body.append(body)
-            else:
-                super().on_body(body)
+    _idle_since: float | None = None
+    """When the last answer went; None once the client has been heard again."""
 
-        def on_message_complete(self) -> None:
-            exchange = self._exchange
-            if exchange is None or exchange is not self.cycle:
-                super().on_message_complete()
-                return
-            exchange.request.body = exchange.body[0] if len(exchange.body) == 1 else b"".join(exchange.body)
-            task = self.loop.create_task(self._answer(exchange))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+    def on_response_complete(self) -> None:
+        if self.pipeline:
+            super().on_response_complete()
+            return
+        if self.timeout_keep_alive_task is None:
+            super().on_response_complete()
+        else:  # the same, but for the timer, which goes on
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+        self._idle_since = self.loop.time()
 
-        def _whole(self) -> Request | None:
-            """Return the request if it is one to answer at once, without its body."""
-            if self.cycle is not None and not self.cycle.response_complete:
-                return None  # pipelined behind another
-            parser, headers = self.parser, dict(self.headers)
-            size = headers.get(b"content-length", b"0")
-            if (
-                self.expect_100_continue
-                or parser.should_upgrade()
-                or parser.get_http_version() != "1.1"
-                or b"transfer-encoding" in headers
-                or not size.isdigit()
-                or int(size) > MAX_BODY_BYTES
-                or media_type(headers) in ndjson.MEDIA_TYPES
-            ):
-                return None
-            url = httptools.parse_url(self.url)
-            path = url.path.decode("ascii")
-            if path.startswith("/-/"):
-                return None
-            if "%" in path:
-                path = unquote(path)
-            return Request(parser.get_method().decode("ascii"), path, b"", headers, url.query or b"")
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
 
-        async def _answer(self, exchange: _Exchange) -> None:
-            try:
-                status, headers, body = await respond(exchange.request)
-            except Exception:  # the application turns what it foresees into answers
-                log.exception("%s %s failed", exchange.request.method, exchange.request.path)
-                status, headers, body = 500, _FAILED, b"internal server error\n"
-            if exchange.disconnected:
-                return
-            lines = [STATUS_LINE[status]]
-            for name, value in self.server_state.default_headers:
-                lines += (name, b": ", value, b"\r\n")
+    def timeout_keep_alive_handler(self) -> None:
+        since, self.timeout_keep_alive_task = self._idle_since, None
+        if since is None:
+            return  # the next answer begins it anew
+        left_s = since + self.timeout_keep_alive - self.loop.time()
+        if left_s <= 0:
+            super().timeout_keep_alive_handler()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        super()._unset_keepalive_if_required()
+
+
+class Connection(_KeptAlive):
+    """Answers whole requests by `respond`, where `admit` lets it, and leaves the rest to uvicorn."""
+
+    respond: Respond
+    admit: Admit
+    cycle: Any
+    _exchange: _Exchange | None = None
+
+    def on_message_begin(self) -> None:
+        self.url, self.headers = b"", []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        request = self._whole()
+        if request is None or not self.admit():
+            url, headers = self.url, self.headers
+            super().on_message_begin()  # from here on, uvicorn's
+            super().on_url(url)
             for name, value in headers:
-                lines += (name, b": ", value, b"\r\n")
-            lines.append(b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n")
-            if exchange.request.method != "HEAD":
-                lines.append(body)
-            if self.flow.write_paused:
-                await self.flow.drain()
-            self.transport.write(b"".join(lines))
-            exchange.response_complete = True
-            self._exchange = None
-            if not exchange.keep_alive:
-                self.transport.close()
-            self.on_response_complete()
+                super().on_header(name, value)
+            super().on_headers_complete()
+            return
+        self._exchange = self.cycle = _Exchange(request, self.parser.should_keep_alive())
 
-    return Connection
+    def on_body(self, body: bytes) -> None:
+        exchange = self._exchange
+        if exchange is not None and exchange is self.cycle:
+            exchange.body.append(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        exchange = self._exchange
+        if exchange is None or exchange is not self.cycle:
+            super().on_message_complete()
+            return
+        exchange.request.body = exchange.body[0] if len(exchange.body) == 1 else b"".join(exchange.body)
+        task = self.loop.create_task(self._answer(exchange))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def _whole(self) -> Request | None:
+        """Return the request if it is one to answer at once, without its body."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            return None  # pipelined behind another
+        parser, headers = self.parser, dict(self.headers)
+        size = headers.get(b"content-length", b"0")
+        if (
+            b"expect" in headers
+            or parser.should_upgrade()
+            or parser.get_http_version() != "1.1"
+            or b"transfer-encoding" in headers
+            or not size.isdigit()
+            or int(size) > MAX_BODY_BYTES
+            or media_type(headers) in ndjson.MEDIA_TYPES
+        ):
+            return None
+        path, query = _target(self.url)
+        if path.startswith("/-/"):
+            return None
+        return Request(parser.get_method().decode("ascii"), path, b"", headers, query)
+
+    async def _answer(self, exchange: _Exchange) -> None:
+        try:
+            status, headers, body = await self.respond(exchange.request)
+        except Exception:  # the application turns what it foresees into answers
+            log.exception("%s %s failed", exchange.request.method, exchange.request.path)
+            status, headers, body = 500, _FAILED, b"internal server error\n"
+        if exchange.disconnected:
+            return
+        lines = [STATUS_LINE[status]]
+        for name, value in self.server_state.default_headers:
+            lines += (name, b": ", value, b"\r\n")
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n")
+        if exchange.request.method != "HEAD":
+            lines.append(body)
+        if self.flow.write_paused:
+            await self.flow.drain()
+        self.transport.write(b"".join(lines))
+        exchange.response_complete = True
+        self._exchange = None
+        if not exchange.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+
+def connection_class(respond: Respond, admit: Admit) -> type[Connection]:
+    """Return the protocol class of connections that `respond` answers where `admit` lets it."""
+    return type("Connection", (Connection,), {"respond": staticmethod(respond), "admit": staticmethod(admit)})

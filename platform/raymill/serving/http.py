@@ -39,7 +39,9 @@ HTTP_STATUS = {
 _JSON: Header = (b"content-type", b"application/json")
 _NDJSON: Header = (b"content-type", b"application/x-ndjson")
 TIMEOUT_HEADER = b"x-request-timeout-seconds"
-_VISIBLE = frozenset(range(0x21, 0x7F))
+_VISIBLE = bytes(range(0x21, 0x7F))
+PATHS = 256
+"""How many parsed paths a protocol remembers: clients ask the same ones."""
 
 
 @dataclass(slots=True)
@@ -246,7 +248,7 @@ class HttpApp:
         headers = self._cors.headers(request.headers) if self._cors else []
         if self._names_requests:
             given = request.headers.get(b"x-request-id", b"")
-            usable = 0 < len(given) <= 128 and _VISIBLE.issuperset(given)
+            usable = 0 < len(given) <= 128 and not given.translate(None, _VISIBLE)
             made = given if usable else f"{self._process}-{next(self._number):x}".encode()
             headers.append((b"x-request-id", made))
         return headers

@@ -39,46 +39,88 @@ ServeHandler = Callable[[Any, Any], Awaitable[bytes]]
 
 
 class Accounts:
-    """What Serve's replica counts of the requests of one protocol, kept by its own means."""
+    """What Serve's replica counts of the requests of one protocol, kept by its own means.
+
+    Ongoing requests are exact at any time. What succeeded is summed up, and Serve is told when it hands its
+    own sums on, ten times a second; what failed it is told of at once.
+    """
 
     def __init__(self, replica: Any, protocol: str) -> None:
         from ray.serve._private.common import RequestMetadata, RequestProtocol
+        from ray.serve._private.request_ingress_metrics import RequestIngressMetrics
 
         self._slots, metrics = replica._semaphore, replica._metrics_manager
         # looked up now, so that a missing name shows before a request does
         self._begin, self._end = metrics.inc_num_ongoing_requests, metrics.dec_num_ongoing_requests
         self._record = metrics.record_request_metrics
         self._record_ingress = metrics.record_ingress_request_metrics
+        self._busy_ms, self._longest_ms = (
+            metrics._user_code_time_accumulator,
+            metrics._max_processing_latency_trackers,
+        )
+        self._requests, self._latencies = metrics._cached_request_counter, metrics._cached_latencies
+        self._ingress_requests = metrics._cached_ingress_request_counter
+        self._ingress_latencies = metrics._cached_ingress_processing_latencies
+        self._tags = RequestIngressMetrics.request_tags
         self._protocol = RequestProtocol[protocol]
         self._deployment, self.application = replica._deployment_id.name, replica._deployment_id.app_name
         self._route = replica._route_prefix if protocol == "HTTP" else self.application
         self._metadata = RequestMetadata(
             request_id="", internal_request_id="", is_direct_ingress=True, _request_protocol=self._protocol
         )
+        self._succeeded: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        """By method and code, how many milliseconds each took."""
+        report = metrics._report_cached_metrics
+
+        def hand_over_and_report() -> None:
+            self.hand_over()
+            report()
+
+        metrics._report_cached_metrics = hand_over_and_report
 
     def admit(self) -> bool:
         """Whether the replica has fewer requests than it may."""
         return not self._slots.locked()
 
     async def enter(self) -> float:
+        """Count a request that begins, once the replica may have one more; returns when it began."""
         await self._slots.acquire()
         self._begin(self._metadata)
         return time.perf_counter()
 
-    def leave(self, started: float, broke: bool) -> float:
-        """Return the milliseconds that the request took."""
+    def leave(self, started: float, method: str, code: str, *, failed: bool, broke: bool) -> None:
+        """Count a request that has ended.
+
+        Args:
+            failed: Whether its code is that of an error, be it the client's.
+            broke: Whether it is the deployment's.
+        """
         self._end(self._metadata)
         self._slots.release()
         took_ms = (time.perf_counter() - started) * 1000
+        if not failed:
+            self._succeeded[method, code].append(took_ms)
+            return
         self._record(route=self._route, latency_ms=took_ms, is_error=broke)
-        return took_ms
-
-    def count(self, method: str, code: str, failed: bool, took_ms: float) -> None:
-        """Count an answer by its code, as `serve_num_http_requests` and its like have it."""
         self._record_ingress(
             protocol=self._protocol, method=method, route=self._route, app_name=self.application,
-            deployment_name=self._deployment, latency_ms=took_ms, is_error=failed, status_code=code,
+            deployment_name=self._deployment, latency_ms=took_ms, is_error=True, status_code=code,
         )  # fmt: skip
+
+    def hand_over(self) -> None:
+        """Add what has succeeded to Serve's sums, as its own functions would one by one."""
+        for (method, code), each_ms in self._succeeded.items():
+            self._busy_ms.add(sum(each_ms))
+            self._longest_ms[self._route].add(max(each_ms))
+            self._requests[self._route] += len(each_ms)
+            self._latencies[self._route].extend(each_ms)
+            tags = self._tags(
+                route=self._route, method=method, application=self.application, status_code=code
+            )
+            key = frozenset(tags.items())
+            self._ingress_requests[self._protocol][key] += len(each_ms)
+            self._ingress_latencies[self._protocol][key].extend(each_ms)
+        self._succeeded.clear()
 
 
 def install(app: HttpApp, methods: Mapping[str, Handler]) -> None:
@@ -91,6 +133,8 @@ def install(app: HttpApp, methods: Mapping[str, Handler]) -> None:
     """
     try:
         replica = _replica()
+        if not replica._metrics_manager._cached_metrics_enabled:
+            raise RuntimeError("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=0 has each request observed at once")
         _bound_latencies(replica._metrics_manager)
         _install_http(replica, app)
         _install_grpc(replica, methods)
@@ -104,10 +148,6 @@ def _bound_latencies(metrics: Any) -> None:
     One observation costs some 8 us, a seventh of a replica's time under load. Quantiles stay what they are;
     requests and errors are counted one and all, by Serve's counters and by `raymill_request_seconds`.
     """
-    if (
-        not metrics._cached_metrics_enabled
-    ):  # RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=0: each is observed at once
-        return
     bounded: Callable[[], deque[float]] = partial(deque, maxlen=LATENCIES)
     metrics._cached_latencies.default_factory = bounded
     metrics._cached_ingress_processing_latencies.default_factory = partial(defaultdict, bounded)
@@ -124,8 +164,7 @@ def _install_http(replica: Any, app: HttpApp) -> None:
             status, headers, body = await app.respond(request, None)
             return status, headers, body
         finally:
-            took_ms = accounts.leave(started, status >= 500)
-            accounts.count(request.method, str(status), status >= 400, took_ms)
+            accounts.leave(started, request.method, str(status), failed=status >= 400, broke=status >= 500)
 
     async def start_servers() -> None:
         await start()
@@ -167,8 +206,8 @@ def _unary(accounts: Accounts, name: str, mine: Handler, theirs: ServeHandler) -
             code = context.code() or grpc.StatusCode.OK
             return bytes(answer.SerializeToString())
         finally:
-            took_ms = accounts.leave(started, code in BROKE)
-            accounts.count(name, code.name, code is not grpc.StatusCode.OK, took_ms)
+            failed = code is not grpc.StatusCode.OK
+            accounts.leave(started, name, code.name, failed=failed, broke=code in BROKE)
 
     return handle
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set
+from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
@@ -17,7 +18,7 @@ import orjson
 
 from raymill.errors import InvalidInput, NotFound
 from raymill.serving import http_body, mms_openapi, ndjson, openapi
-from raymill.serving.http import Request, Response, json_response
+from raymill.serving.http import PATHS, Request, Response, json_response
 from raymill.serving.http_body import HttpError
 from raymill.serving.plane import Plane
 from raymill.serving.tfserving_json import from_rows, ready
@@ -35,6 +36,7 @@ _PREDICT = re.compile(
     r"^(?:/predictions/(?P<model>[^/]+)(?:/(?P<version>[^/]+))?|/models/(?P<invoked>[^/]+)/invoke)$"
 )
 _MODEL = re.compile(r"^/models/(?P<model>[^/]+)$")
+_predict_path, _model_path = lru_cache(PATHS)(_PREDICT.match), lru_cache(PATHS)(_MODEL.match)
 
 Wanted = str | int | None
 
@@ -59,7 +61,7 @@ class MmsRest:
             return json_response({"status": "Healthy" if ready else "Loading"}, 200 if ready else 503)
         if request.path == "/models":
             return await self._models(request)
-        managed = _MODEL.match(request.path)
+        managed = _model_path(request.path)
         if managed:
             return await self._model(request, managed["model"])
         model, wanted = self._asked(request)
@@ -87,7 +89,7 @@ class MmsRest:
 
     def _asked(self, request: Request) -> tuple[str, Wanted]:
         """Return model and version of an inference path."""
-        match = _PREDICT.match(request.path)
+        match = _predict_path(request.path)
         if match is None and request.path != "/invocations":
             raise NotFound(
                 f"nothing at {request.path}; "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import orjson
@@ -16,7 +17,7 @@ import orjson
 import raymill
 from raymill.errors import InvalidInput, NotFound, RaymillError
 from raymill.serving import ndjson, oip_openapi, oip_tensors
-from raymill.serving.http import Header, Request, Response, json_response
+from raymill.serving.http import PATHS, Header, Request, Response, json_response
 from raymill.serving.http_body import HttpError
 from raymill.serving.oip_config import model_config
 from raymill.serving.oip_forms import Forms
@@ -27,6 +28,7 @@ from raymill.tensors import OIP_DTYPES, TensorSpec
 EXTENSIONS = ("model_repository", "model_repository(unload_dependents)", "statistics", "binary_tensor_data",
               "model_configuration")  # fmt: skip
 _MODEL = re.compile(r"^/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>[a-z]+))?/?$")
+_model_path = lru_cache(PATHS)(_MODEL.match)
 _BINARY: Header = (b"content-type", b"application/octet-stream")
 _REPOSITORY = re.compile(r"^/v2/repository/models/(?P<model>[^/]+)/(?P<what>load|unload)/?$")
 
@@ -44,7 +46,7 @@ class OipRest:
         self._plane, self._forms = plane, Forms()
 
     async def handle(self, request: Request) -> Response:
-        match = _MODEL.match(request.path)
+        match = _model_path(request.path)
         if match and (match["model"], match["version"]) == ("stats", None):
             match = None
         if match:
@@ -68,7 +70,7 @@ class OipRest:
 
     def lines(self, request: Request) -> ndjson.Lines:
         """A whole infer request a line, its answer a line."""
-        match = _MODEL.match(request.path)
+        match = _model_path(request.path)
         if match is None or match["what"] != "infer":
             raise NotFound("lines are answered by /v2/models/MODEL/infer alone; post them there")
         model, wanted = match["model"], _wanted(match["version"])

@@ -6,6 +6,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -121,13 +122,11 @@ def from_bytes(data: memoryview | bytes, spec: TensorSpec, rows: int) -> np.ndar
     if spec.dtype == "string":
         return _texts(data, spec.name, rows)
     dtype = numpy_dtype(spec.dtype)
-    width = 1 if len(spec.shape) == 1 else spec.shape[1]
-    size = dtype.itemsize * rows * width
+    shape = (rows,) if len(spec.shape) == 1 else (rows, spec.shape[1])
+    size = dtype.itemsize * math.prod(shape)
     if len(data) != size:
         raise InvalidInput(f"input {spec.name!r} has {len(data)} bytes, its shape and datatype make {size}")
-    found = np.frombuffer(data, dtype)
-    if len(spec.shape) > 1:
-        found = found.reshape(rows, width)
+    found: np.ndarray = np.ndarray(shape, dtype, data)
     if spec.dtype == "bool" and found.view(np.uint8).max() > 1:
         raise InvalidInput(f"input {spec.name!r} has a BOOL that is neither 0 nor 1")
     return found

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Set
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from raymill.errors import InvalidInput
 from raymill.serving import ndjson, tfserving_openapi
-from raymill.serving.http import Request, Response, json_response
+from raymill.serving.http import PATHS, Request, Response, json_response
 from raymill.serving.http_body import HttpError
 from raymill.serving.plane import Plane, VersionStatus
 from raymill.serving.tfserving_json import from_columns, from_examples, from_rows, parse, ready
@@ -26,6 +27,7 @@ _PATH = re.compile(
     r"(?P<metadata>/metadata)?"
     r"(?::(?P<verb>predict|classify|regress))?$"
 )
+_path = lru_cache(PATHS)(_PATH.match)
 
 Wanted = str | int | None
 
@@ -76,7 +78,7 @@ class TFServingRest:
         return json_response({"error": message}, status)
 
     def _match(self, request: Request) -> re.Match[str]:
-        match = _PATH.match(request.path)
+        match = _path(request.path)
         if match is None or (match["verb"] and match["metadata"]):
             raise InvalidInput(
                 f"Malformed request: {request.method} {request.path}; "
