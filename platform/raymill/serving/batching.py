@@ -35,6 +35,7 @@ Predict = Callable[[Features], np.ndarray]
 @dataclass(slots=True, eq=False)
 class _Waiting:
     features: Features
+    rows: int
     future: asyncio.Future[np.ndarray]
     input_ns: int
     since_ns: int
@@ -78,9 +79,10 @@ class Batcher:
         if timeout_s is not None and timeout_s <= 0:
             raise DeadlineExceeded("the request's time is over")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(features, loop.create_future(), input_ns, time.perf_counter_ns())
+        rows = len(features)
+        waiting = _Waiting(features, rows, loop.create_future(), input_ns, time.perf_counter_ns())
         self._waiting.append(waiting)
-        self._rows += len(features)
+        self._rows += rows
         self._live += 1
         timer = loop.call_later(timeout_s, _expire, waiting, timeout_s) if timeout_s is not None else None
         self._schedule(loop)
@@ -145,13 +147,13 @@ class Batcher:
         rows = 0
         while self._waiting:
             first = self._waiting[0]
-            if batch and rows + len(first.features) > self._spec.max_rows:
+            if batch and rows + first.rows > self._spec.max_rows:
                 break
             self._waiting.popleft()
-            self._rows -= len(first.features)
+            self._rows -= first.rows
             if not first.future.done():
                 batch.append(first)
-                rows += len(first.features)
+                rows += first.rows
         return batch
 
     def _call(self, features: Features) -> tuple[np.ndarray | Exception, int, int]:
@@ -170,22 +172,24 @@ class Batcher:
         started: int,
         ended: int,
     ) -> None:
-        rows = sum(len(waiting.features) for waiting in batch)
-        seconds, size = (ended - started) * 1e-9, rows.bit_length()
-        self._seconds[size] = 0.7 * self._seconds.get(size, seconds) + 0.3 * seconds
-        place = 0
+        seconds, rows = (ended - started) * 1e-9, 0
+        answered = input_ns = queue_ns = 0
         for waiting in batch:
-            end = place + len(waiting.features)
+            first, rows = rows, rows + waiting.rows
             if waiting.future.done():  # its caller has gone meanwhile
                 pass
             elif isinstance(result, Exception):
                 waiting.future.set_exception(result)
             else:
-                waiting.future.set_result(result[place:end])
-                self._statistics.answered(waiting.input_ns, started - waiting.since_ns, ended - started)
-            place = end
+                waiting.future.set_result(result[first:rows])
+                answered += 1
+                input_ns += waiting.input_ns
+                queue_ns += started - waiting.since_ns
+        size = rows.bit_length()
+        self._seconds[size] = 0.7 * self._seconds.get(size, seconds) + 0.3 * seconds
         if not isinstance(result, Exception):
             self._statistics.executed(rows)
+            self._statistics.answered(answered, input_ns, queue_ns, answered * (ended - started))
         self._schedule(loop)
 
     def _drain_s(self) -> float:

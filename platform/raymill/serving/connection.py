@@ -8,6 +8,7 @@ paths and a replica with as many requests as it may have take the way through Se
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
@@ -129,9 +130,7 @@ class Connection(_KeptAlive):
             super().on_message_complete()
             return
         exchange.request.body = exchange.body[0] if len(exchange.body) == 1 else b"".join(exchange.body)
-        task = self.loop.create_task(self._answer(exchange))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(self.loop.create_task(self._answer(exchange)))
 
     def _whole(self) -> Request | None:
         """Return the request if it is one to answer at once, without its body."""
@@ -156,12 +155,19 @@ class Connection(_KeptAlive):
 
     async def _answer(self, exchange: _Exchange) -> None:
         try:
-            status, headers, body = await self.respond(exchange.request)
-        except Exception:  # the application turns what it foresees into answers
-            log.exception("%s %s failed", exchange.request.method, exchange.request.path)
-            status, headers, body = 500, _FAILED, b"internal server error\n"
-        if exchange.disconnected:
-            return
+            try:
+                status, headers, body = await self.respond(exchange.request)
+            except Exception:  # the application turns what it foresees into answers
+                log.exception("%s %s failed", exchange.request.method, exchange.request.path)
+                status, headers, body = 500, _FAILED, b"internal server error\n"
+            if self.flow.write_paused:
+                await self.flow.drain()
+            if not exchange.disconnected:
+                self._send(exchange, status, headers, body)
+        finally:  # not by a callback of the task, which is a turn of the loop of its own
+            self.tasks.discard(asyncio.current_task())
+
+    def _send(self, exchange: _Exchange, status: int, headers: list[Header], body: bytes) -> None:
         lines = [STATUS_LINE[status]]
         for name, value in self.server_state.default_headers:
             lines += (name, b": ", value, b"\r\n")
@@ -170,8 +176,6 @@ class Connection(_KeptAlive):
         lines.append(b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n")
         if exchange.request.method != "HEAD":
             lines.append(body)
-        if self.flow.write_paused:
-            await self.flow.drain()
         self.transport.write(b"".join(lines))
         exchange.response_complete = True
         self._exchange = None

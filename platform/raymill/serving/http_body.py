@@ -6,6 +6,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Set
 from email.parser import BytesParser
 from email.policy import HTTP
+from functools import lru_cache
 from typing import Any
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -39,7 +40,12 @@ class HttpError(Exception):
 
 def media_type(headers: Headers) -> bytes:
     """Return the content type without its parameters, in lower case; empty when there is none."""
-    return headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
+    return _media_type(headers.get(b"content-type", b""))
+
+
+@lru_cache(256)
+def _media_type(content_type: bytes) -> bytes:
+    return content_type.split(b";", 1)[0].strip().lower()
 
 
 def wants_gzip(headers: Headers) -> bool:

@@ -11,13 +11,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from raymill.serving import oip_tensors
 from raymill.serving.http import json_bytes
 from raymill.serving.json_columns import Columns
 from raymill.serving.served import Answer
-from raymill.tensors import Signature, TensorSpec
+from raymill.tensors import Signature, TensorSpec, numpy_dtype
 
 KEPT, MAX_JSON_BYTES = 256, 1 << 14
+
+
+class Place:
+    """Where the bytes of one tensor are among those of a request's, and what they mean."""
+
+    def __init__(self, spec: TensorSpec, rows: int, start: int, end: int) -> None:
+        self.spec, self.rows, self.start, self.end = spec, rows, start, end
+        self._shape = (rows,) if len(spec.shape) == 1 else (rows, spec.shape[1])
+        self._dtype = None if spec.dtype in ("string", "bool") else numpy_dtype(spec.dtype)
+
+    def read(self, body: bytes, start: int) -> np.ndarray | list[str]:
+        """Return the tensor of a request whose tensors begin at `start`. Raises as `oip_tensors.from_bytes`."""
+        if self._dtype is not None:  # nothing is left to be checked
+            return np.ndarray(self._shape, self._dtype, body, start + self.start)
+        return oip_tensors.from_bytes(body[start + self.start : start + self.end], self.spec, self.rows)
 
 
 @dataclass(slots=True)
@@ -26,22 +43,22 @@ class Form:
 
     document: Mapping[str, Any]
     signature: Signature
-    places: Sequence[tuple[TensorSpec, int, int, int]] = ()
-    """Of every tensor, where all are binary: its rows, and where its bytes begin and end."""
+    places: Sequence[Place] = ()
+    """Of every tensor, where all are binary."""
     _said: tuple[bytes, Sequence[str]] | None = None
     """The JSON of an answer, which rows and model settle where all outputs are binary; and their names."""
 
     @property
     def size(self) -> int:
         """Bytes of all binary tensors."""
-        return self.places[-1][3] if self.places else 0
+        return self.places[-1].end if self.places else 0
 
-    def columns(self, binary: memoryview) -> Columns:
-        """Return the columns of another request of this form. Raises as `oip_tensors.from_bytes`."""
-        return {
-            spec.name: oip_tensors.from_bytes(binary[start:end], spec, rows)
-            for spec, rows, start, end in self.places
-        }
+    def columns(self, body: bytes, start: int) -> Columns:
+        """Return the columns of another request of this form, whose tensors begin at `start`.
+
+        Raises as `oip_tensors.from_bytes`.
+        """
+        return {place.spec.name: place.read(body, start) for place in self.places}
 
     def answer(self, model: str, answer: Answer) -> tuple[bytes, list[bytes]]:
         """Return the JSON that answers a request, and the bytes of the outputs that are to be binary.
@@ -76,7 +93,7 @@ class Forms:
         key = (model, version, body[:size])
         form = self._kept.get(key) if header is not None else None
         if form is not None and form.signature is signature and size + form.size == len(body):
-            return form, form.columns(memoryview(body)[size:])
+            return form, form.columns(body, size)
         document, binary = oip_tensors.split(body, size)
         columns = oip_tensors.columns(document, binary, signature)
         form = Form(document, signature)
@@ -89,9 +106,7 @@ class Forms:
         return form, columns
 
 
-def _places(
-    inputs: Sequence[Mapping[str, Any]], signature: Signature
-) -> list[tuple[TensorSpec, int, int, int]]:
+def _places(inputs: Sequence[Mapping[str, Any]], signature: Signature) -> list[Place]:
     """Return where the tensors of a request that was read are, none if one is not binary or not known."""
     specs = {spec.name: spec for spec in signature.inputs}
     found, start = [], 0
@@ -99,6 +114,6 @@ def _places(
         if "data" in tensor or tensor["name"] not in specs:
             return []
         end = start + tensor["parameters"]["binary_data_size"]
-        found.append((specs[tensor["name"]], tensor["shape"][0], start, end))
+        found.append(Place(specs[tensor["name"]], tensor["shape"][0], start, end))
         start = end
     return found

@@ -50,7 +50,11 @@ class OipRest:
         if match and (match["model"], match["version"]) == ("stats", None):
             match = None
         if match:
-            return await self._model(request, match["model"], _wanted(match["version"]), match["what"])
+            model, wanted, what = match["model"], _wanted(match["version"]), match["what"]
+            if what != "infer":
+                return self._about(request, model, wanted, what)
+            _only(request, "POST")
+            return await self._infer(model, wanted, request)
         path = request.path.rstrip("/")
         if path.startswith("/v2/repository"):
             return await self._repository(request, path)
@@ -94,15 +98,11 @@ class OipRest:
     def error(self, status: int, message: str) -> Response:
         return _plain({"error": message}, status)
 
-    async def _model(self, request: Request, model: str, wanted: Wanted, what: str | None) -> Response:
-        if what == "infer":
-            _only(request, "POST")
-            return await self._infer(model, wanted, request)
+    def _about(self, request: Request, model: str, wanted: Wanted, what: str | None) -> Response:
+        _only(request, "GET")
         if what == "ready":
-            _only(request, "GET")
             self._plane.manifest(model, wanted)  # raises where nothing answers
             return _plain({"name": model, "ready": True})
-        _only(request, "GET")
         if what is None:
             return _plain(self._metadata(model, wanted))
         if what == "stats":

@@ -98,7 +98,7 @@ class ServedVersion:
         if self._remote is not None:
             started = time.perf_counter_ns()
             scores = await self._remote(self.version.number, features, timeout_s)
-            self.statistics.answered(input_ns, 0, time.perf_counter_ns() - started)
+            self.statistics.answered(1, input_ns, 0, time.perf_counter_ns() - started)
             self.statistics.executed(len(features))
             return scores
         batcher = self._batcher

@@ -12,7 +12,7 @@ from raymill.config import Spec
 class BatchingSpec(Spec):
     """How requests of one model that come at the same time are predicted together."""
 
-    max_rows: int = Field(default=256, ge=1)
+    max_rows: int = Field(default=1024, ge=1)
     """Rows of one call of the model; a larger request is one call of its own. 1: never together."""
     max_wait_ms: float = Field(default=0.0, ge=0, le=1000)
     """Longest wait for others. A lone request never waits: only where the last call had several

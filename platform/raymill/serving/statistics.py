@@ -18,8 +18,8 @@ class Duration:
     count: int = 0
     ns: int = 0
 
-    def add(self, ns: int) -> None:
-        self.count += 1
+    def add(self, ns: int, count: int = 1) -> None:
+        self.count += count
         self.ns += ns
 
 
@@ -43,12 +43,12 @@ class ModelStatistics:
         self.inference_count += rows
         self.execution_count += 1
 
-    def answered(self, input_ns: int, queue_ns: int, infer_ns: int) -> None:
-        """Count a request by what it took to read, to wait, and to predict (with its batch)."""
-        self.durations["success"].add(input_ns + queue_ns + infer_ns)
-        self.durations["compute_input"].add(input_ns)
-        self.durations["queue"].add(queue_ns)
-        self.durations["compute_infer"].add(infer_ns)
+    def answered(self, requests: int, input_ns: int, queue_ns: int, infer_ns: int) -> None:
+        """Count requests by what they all took to read, to wait, and to predict with their batches."""
+        self.durations["success"].add(input_ns + queue_ns + infer_ns, requests)
+        self.durations["compute_input"].add(input_ns, requests)
+        self.durations["queue"].add(queue_ns, requests)
+        self.durations["compute_infer"].add(infer_ns, requests)
 
     def failed(self, ns: int) -> None:
         """Count a request that was refused or broke after `ns`."""
