@@ -31,7 +31,7 @@ class Place:
         self._dtype = None if spec.dtype in ("string", "bool") else numpy_dtype(spec.dtype)
 
     def read(self, body: bytes, start: int) -> np.ndarray | list[str]:
-        """Return the tensor of a request whose tensors begin at `start`. Raises as `oip_tensors.from_bytes`."""
+        """Return the tensor of a request whose tensors begin at `start`. Raises as `from_bytes` does."""
         if self._dtype is not None:  # nothing is left to be checked
             return np.ndarray(self._shape, self._dtype, body, start + self.start)
         return oip_tensors.from_bytes(body[start + self.start : start + self.end], self.spec, self.rows)
