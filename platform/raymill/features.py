@@ -33,7 +33,7 @@ __all__ = [
 # W = width of a vector
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Features:
     """Encoded rows: all numeric columns in one matrix, all categorical ones in another."""
 

@@ -54,10 +54,8 @@ class Accounts:
         self._begin, self._end = metrics.inc_num_ongoing_requests, metrics.dec_num_ongoing_requests
         self._record = metrics.record_request_metrics
         self._record_ingress = metrics.record_ingress_request_metrics
-        self._busy_ms, self._longest_ms = (
-            metrics._user_code_time_accumulator,
-            metrics._max_processing_latency_trackers,
-        )
+        self._busy_ms = metrics._user_code_time_accumulator
+        self._longest_ms = metrics._max_processing_latency_trackers
         self._requests, self._latencies = metrics._cached_request_counter, metrics._cached_latencies
         self._ingress_requests = metrics._cached_ingress_request_counter
         self._ingress_latencies = metrics._cached_ingress_processing_latencies
@@ -109,7 +107,8 @@ class Accounts:
 
     def hand_over(self) -> None:
         """Add what has succeeded to Serve's sums, as its own functions would one by one."""
-        for (method, code), each_ms in self._succeeded.items():
+        succeeded, self._succeeded = self._succeeded, defaultdict(list)
+        for (method, code), each_ms in succeeded.items():
             self._busy_ms.add(sum(each_ms))
             self._longest_ms[self._route].add(max(each_ms))
             self._requests[self._route] += len(each_ms)
@@ -120,7 +119,6 @@ class Accounts:
             key = frozenset(tags.items())
             self._ingress_requests[self._protocol][key] += len(each_ms)
             self._ingress_latencies[self._protocol][key].extend(each_ms)
-        self._succeeded.clear()
 
 
 def install(app: HttpApp, methods: Mapping[str, Handler]) -> None:

@@ -133,7 +133,7 @@ class ServedModel:
     labels: Mapping[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answer:
     """Outputs of one request, by name, with the version that gave them."""
 
