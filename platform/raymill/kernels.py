@@ -24,6 +24,11 @@ except ImportError:
         "raymill_kernels is not installed, reading Parquet takes about half as long again; "
         "`pip install` Raymill on this machine with a C compiler"
     )
+if compiled is not None and not hasattr(compiled, "place"):
+    compiled = None
+    logging.getLogger(__name__).warning(
+        "raymill_kernels is of an older Raymill, numpy does its work; `pip install` this one on this machine"
+    )
 
 BLOCK_WORDS = 1 << 15  # 128 KiB: block and tile fit a core's second-level cache
 DIRECT_BYTES = 8 << 20  # matrices this small are filled by all their columns at once, without blocks
