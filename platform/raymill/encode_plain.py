@@ -65,7 +65,7 @@ def vectors(column: FittedColumn, values: Values) -> np.ndarray:
         if value is None and column.nullable:
             out[row] = column.fill
         elif isinstance(value, list | tuple | np.ndarray) and len(value) == column.width:
-            out[row] = numbers(column, value)
+            out[row] = numbers(column, _listed(value))  # value by value: nobody settles these
         else:
             raise InvalidInput(
                 f"input {column.name!r}, row {row}: expected {column.width} numbers, got {value!r:.60}"

@@ -20,14 +20,11 @@ try:
     import raymill_kernels as compiled
 except ImportError:
     compiled = None
-    logging.getLogger(__name__).warning(
-        "raymill_kernels is not installed, reading Parquet takes about half as long again; "
-        "`pip install` Raymill on this machine with a C compiler"
-    )
-if compiled is not None and not hasattr(compiled, "place"):
+if not hasattr(compiled, "place"):  # the newest of its functions
     compiled = None
     logging.getLogger(__name__).warning(
-        "raymill_kernels is of an older Raymill, numpy does its work; `pip install` this one on this machine"
+        "raymill_kernels is not installed, or of an older Raymill: reading Parquet takes about half as long "
+        "again; `pip install` this Raymill on this machine with a C compiler"
     )
 
 BLOCK_WORDS = 1 << 15  # 128 KiB: block and tile fit a core's second-level cache

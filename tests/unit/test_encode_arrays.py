@@ -116,6 +116,14 @@ def test_floats_encode_alike_however_they_lie(layout: str) -> None:
     np.testing.assert_array_equal(found, values_NW.astype(np.float32))
 
 
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_vectors_that_are_arrays_each_are_judged_too(bad: float) -> None:
+    encoder, rows = one("float32", width=2), [np.array([1.0, 2.0]), np.array([3.0, bad])]
+    assert encoder.encode_columns({"x": rows[:1] * 2}).numeric_NF.tolist() == [[1.0, 2.0], [1.0, 2.0]]
+    with pytest.raises(InvalidInput, match="is outside the range"):
+        encoder.encode_columns({"x": rows})
+
+
 @pytest.mark.parametrize("width", [1, 2])
 def test_nan_is_null_in_arrays_of_columns_with_a_policy(width: int) -> None:
     values = np.array([[1.0, np.nan], [np.nan, 4.0]], np.float32)[:, :width]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +18,16 @@ ROWS, WIDTHS = st.integers(0, 400), st.lists(st.integers(1, 5), min_size=1, max_
 
 def test_the_compiled_module_is_installed():
     assert kernels.compiled is not None, "run `make setup`: the loader would take half as long again"
+
+
+def test_a_compiled_part_of_an_older_raymill_is_left_alone():
+    """A job's upload brings this package to nodes whose installation may be an older one's."""
+    code = (
+        "import sys, types; sys.modules['raymill_kernels'] = types.ModuleType('raymill_kernels'); "
+        "from raymill import kernels; assert kernels.compiled is None"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "older Raymill" in done.stderr
 
 
 def table(rows: int, widths: list[int], seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:

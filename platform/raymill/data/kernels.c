@@ -337,7 +337,8 @@ static int place_column(const Py_buffer *column, const Matrix *out, Py_ssize_t f
 /* Whether a column is what `place` takes, an error if not. */
 static int is_placeable(const Py_buffer *view, Py_ssize_t first, const Matrix *out) {
     const char *format = view->format ? view->format : "B";
-    char kind = format[strlen(format) - 1];
+    size_t length = strlen(format); /* a letter, behind another that says how it lies: '>' is big-endian */
+    char kind = length && format[0] != '>' ? format[length - 1] : 'B';
     Py_ssize_t width = view->ndim == 2 ? view->shape[1] : 1;
     if ((kind == 'f' && view->itemsize == WORD) || (kind == 'd' && view->itemsize == 2 * WORD)) {
         if (view->ndim >= 1 && view->ndim <= 2 && view->shape[0] == out->rows && first >= 0 &&

@@ -19,7 +19,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from raymill.serving import ndjson
-from raymill.serving.http import Header, Request
+from raymill.serving.http import PATHS, Header, Request
 from raymill.serving.http_body import media_type
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class _Exchange:
         pass
 
 
-@lru_cache(256)
+@lru_cache(PATHS)
 def _target(url: bytes) -> tuple[str, bytes]:
     """Return the decoded path and the query of a request's target."""
     found = httptools.parse_url(url)

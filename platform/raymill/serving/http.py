@@ -41,7 +41,7 @@ _NDJSON: Header = (b"content-type", b"application/x-ndjson")
 TIMEOUT_HEADER = b"x-request-timeout-seconds"
 _VISIBLE = bytes(range(0x21, 0x7F))
 PATHS = 256
-"""How many parsed paths a protocol remembers: clients ask the same ones."""
+"""How many parsed paths are remembered: clients ask the same ones."""
 
 
 @dataclass(slots=True)
