@@ -141,6 +141,9 @@ def test_an_idle_connection_closes_in_time_and_one_in_use_does_not() -> None:
         await asyncio.sleep(2 * idle_s)
         writer.write(b"a")
         await asyncio.wait_for(reader.readuntil(b"at once /1 a"), 10)
+        await asyncio.sleep(0.5 * idle_s)
+        writer.write(post("/1", b"a"))  # the timer that runs is the one before's
+        await asyncio.wait_for(reader.readuntil(b"at once /1 a"), 10)
         ended = asyncio.get_running_loop().time()
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()

@@ -89,9 +89,9 @@ def test_the_form_of_a_request_is_known_again_and_its_values_are_not(app: HttpAp
     """The same JSON before other tensors, of this size and of others, to this model and to another."""
     asks = {"parameters": {"binary_data_output": True}}
 
-    def infer(model: str, x: list[float], w: bytes, **more: Any) -> tuple[int, Any]:
+    def infer(model: str, x: list[float], w: bytes, order: int = 1, **more: Any) -> tuple[int, Any]:
         rows = [("x", "FP32", [3], np.array(x, np.float32).tobytes()), ("w", "BYTES", [3], w)]
-        body, headers = binary(rows, **(asks | more))
+        body, headers = binary(rows[::order], **(asks | more))
         status, answered, data = send(app, f"/v2/models/{model}/infer", body, headers=headers)
         if status != 200:
             return status, json.loads(data)["error"]
@@ -102,6 +102,8 @@ def test_the_form_of_a_request_is_known_again_and_its_values_are_not(app: HttpAp
     words = texts("a", "b", "b")
     assert infer("toy", [1, 2, 3], words) == ("toy", [3, 6, 8])
     assert infer("toy", [7, 8, np.nan], texts("b", "b", "a")) == ("toy", [16, 18, 21])
+    for x, scores in ([1, 2, 3], [3, 6, 8]), ([2, 2, 3], [5, 6, 8]):  # numbers behind the words
+        assert infer("toy", x, words, -1) == ("toy", scores)
     assert infer("toy", [1, 2, 3], words, id="1") == ("1", [3, 6, 8])
     assert infer("toy", [2, 2, 3], words, id="2") == ("2", [5, 6, 8])
     status, error = infer("toy", [1, 2, 3], rb"\9" + words[1:])

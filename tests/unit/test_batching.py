@@ -215,3 +215,24 @@ def test_statistics_count_requests_and_calls() -> None:
     asyncio.run(together(found, rows(1), rows(2, 3)))
     assert (statistics.inference_count, statistics.execution_count) == (3, 1)
     assert statistics.durations["success"].count == statistics.durations["queue"].count == 2
+
+
+def test_statistics_add_up_what_requests_took() -> None:
+    """Two of one call wait as long as each did, and each counts the whole call."""
+    statistics = ModelStatistics("toy", 1)
+    found = Batcher(Model(seconds=0.1), BatchingSpec(), 10, statistics)
+
+    async def ask() -> None:
+        first = asyncio.create_task(found.predict(rows(1), input_ns=5))
+        await asyncio.sleep(0.03)  # the model is busy for another 70 ms
+        await together(found, rows(2), rows(3), input_ns=7)
+        await first
+
+    asyncio.run(ask())
+    took = {phase: (found.count, found.ns) for phase, found in statistics.durations.items()}
+    assert took["compute_input"] == (3, 19)
+    assert took["queue"][0] == took["compute_infer"][0] == 3
+    assert took["queue"][1] > 2 * 0.03e9
+    assert took["compute_infer"][1] >= 3 * 0.1e9
+    parts = sum(took[phase][1] for phase in ("compute_input", "queue", "compute_infer"))
+    assert took["success"] == (3, parts)

@@ -92,6 +92,7 @@ def test_arrays_of_a_type_that_fits_are_taken(column: str, array: str) -> None:
         ("float32", np.array([0.0, 1e39]), "row 1: 1e.39 is outside the range of float32"),
         ("float16", np.array([0.0, 7e4], np.float32), "row 1: 70000.0 is outside the range of float16"),
         ("float32", np.array([0.0, np.inf], np.float32), "row 1: inf is outside"),
+        ("float32", np.array([np.inf], np.float32), "row 0: inf is outside"),
         ("float32", np.array([0.0, 0.0, np.nan]), "row 2: nan is outside"),
         ("float32", np.array([[1.0], [2.0]]), "row 0: expected float32, got list"),
         ("float32", np.array([None, 1.0], object), "row 0: null, but this input has no null policy"),

@@ -27,7 +27,7 @@ class Place:
 
     def __init__(self, spec: TensorSpec, rows: int, start: int, end: int) -> None:
         self.spec, self.rows, self.start, self.end = spec, rows, start, end
-        self._shape = (rows,) if len(spec.shape) == 1 else (rows, spec.shape[1])
+        self._shape = (rows, *spec.shape[1:])
         self._dtype = None if spec.dtype in ("string", "bool") else numpy_dtype(spec.dtype)
 
     def read(self, body: bytes, start: int) -> np.ndarray | list[str]:

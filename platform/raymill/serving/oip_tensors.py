@@ -122,7 +122,7 @@ def from_bytes(data: memoryview | bytes, spec: TensorSpec, rows: int) -> np.ndar
     if spec.dtype == "string":
         return _texts(data, spec.name, rows)
     dtype = numpy_dtype(spec.dtype)
-    shape = (rows,) if len(spec.shape) == 1 else (rows, spec.shape[1])
+    shape = (rows, *spec.shape[1:])
     size = dtype.itemsize * math.prod(shape)
     if len(data) != size:
         raise InvalidInput(f"input {spec.name!r} has {len(data)} bytes, its shape and datatype make {size}")
