@@ -6,73 +6,23 @@ test_grpc_clients.py.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 import toy
-from google.protobuf import message_factory
 from test_protocols import BAD, COLUMNS, DATATYPES
 
-from raymill.repo import Repository
-from raymill.serving import GRPC_PROTOCOLS, packed, rpc
+from raymill.serving import GRPC_PROTOCOLS, packed
 from raymill.serving.plane import Plane
 from raymill.serving.proto import oip_messages_pb2 as oip
 from raymill.serving.proto import tfserving_messages_pb2 as tfs
-from raymill.serving.spec import ModelSpec
 from raymill.serving.tfserving_tensors import DT, fill
 
 Ask = Callable[[str, Any], Any]
-METHODS = {
-    method.name: method for name in GRPC_PROTOCOLS for method in rpc.methods(GRPC_PROTOCOLS.load(name))
-}
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Plane:
-    root = tmp_path_factory.mktemp("served")
-    repository = Repository(str(root / "models"))
-    models = toy.publish_kinds(repository, root / "staged")
-    made = Plane(repository, {model: ModelSpec() for model in models})
-    made.load()
-    return made
-
-
-@pytest.fixture(scope="module")
-def ask(plane: Plane) -> Iterator[Ask]:
-    """Return a function that calls an RPC by name; its failure is the grpc.aio.AioRpcError."""
-    with asyncio.Runner() as runner:
-
-        async def start() -> tuple[Any, Any]:
-            server, port = rpc.server(plane, "127.0.0.1:0")
-            await server.start()
-            return server, grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-
-        server, channel = runner.run(start())
-
-        def call(name: str, request: Any) -> Any:
-            method = METHODS[name]
-
-            async def one() -> Any:
-                return await channel.unary_unary(
-                    f"/{method.containing_service.full_name}/{name}",
-                    request_serializer=lambda message: message.SerializeToString(),
-                    response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
-                )(request, timeout=20)
-
-            return runner.run(one())
-
-        yield call
-
-        async def stop() -> None:
-            await channel.close()
-            await server.stop(None)
-
-        runner.run(stop())
 
 
 def refused(ask: Ask, code: str, *request: Any) -> str:
