@@ -2,9 +2,9 @@
 
 One network (28 floats, 64 units, 3 classes; the same exported torch program for everybody,
 and ours as it is published besides), one load
-generator, all servers up at the same time, asked by turns. HTTP: a row by one and by 32 clients, 128 rows
-by 8; the same 128 rows as JSON and as a binary tensor; gRPC with messages made beforehand; and what the
-server adds to the bare predict call of four frameworks.
+generator, all servers up at the same time, one process that predicts each, asked by turns. HTTP: a row by
+one and by 32 clients, 128 rows by 8; the same 128 rows as JSON and as a binary tensor; gRPC with messages
+made beforehand; and what the server adds to the bare predict call of four frameworks.
 
     .venv/bin/python benchmarks/serving.py [--environments DIR] [--rounds 5] [--seconds 2]
 
@@ -41,6 +41,8 @@ OWN = "own"
 JSON = {"content-type": "application/json"}
 PEERS = ("MLServer", "LitServe", "BentoML")
 BATCH = 128
+ALONE = {"max_replicas": 1}
+"""Autoscaling that adds no replica halfway through a run: peers have one, and there are cores for one."""
 
 Forms = Mapping[str, Form]
 Loads = dict[str, list[Load]]
@@ -88,10 +90,10 @@ def start(
 ) -> tuple[dict[int, dict[str, Form]], dict[int, dict[str, Form]]]:
     """Start all servers; return the HTTP and gRPC requests by number of rows and server."""
     spec = {
-        "repository": str(root), "grpc_protocols": ["oip_grpc"],
+        "repository": str(root), "grpc_protocols": ["oip_grpc"], "autoscaling": ALONE,
         "models": {
             **{name: {"serve": ["latest"]} for name in MODELS[:2]},
-            OWN: {"serve": ["latest"], "placement": "own", "own": {"num_cpus": 0.25}},
+            OWN: {"serve": ["latest"], "placement": "own", "own": {"num_cpus": 0.25, "autoscaling": ALONE}},
         },
     }  # fmt: skip
     prefixes = {"models": "/", "plain": "/plain", "raw": "/raw"}
