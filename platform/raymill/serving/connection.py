@@ -33,19 +33,23 @@ Admit = Callable[[], bool]
 """Returns whether one more request may be answered at once."""
 
 
+class _NobodyWaits:
+    """Stands for the event by which uvicorn wakes who waits for a body."""
+
+    def set(self) -> None:
+        pass
+
+
 class _Exchange:
     """A request being answered; stands where uvicorn has its own, so that it queues what is pipelined."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "message_event", "request", "response_complete")
+    __slots__ = ("body", "disconnected", "keep_alive", "request", "response_complete")
+    message_event = _NobodyWaits()
 
     def __init__(self, request: Request, keep_alive: bool) -> None:
         self.request, self.keep_alive = request, keep_alive
         self.body: list[bytes] = []
         self.response_complete = self.disconnected = False
-        self.message_event = self  # uvicorn wakes who waits for the body; nobody does
-
-    def set(self) -> None:
-        pass
 
 
 @lru_cache(PATHS)
