@@ -187,7 +187,7 @@ def test_a_body_is_let_go_once_it_is_answered() -> None:
         for number in range(3):
             writer.write(post(f"/{number}", b"x" * 1000))
             await asyncio.wait_for(reader.readuntil(b"x" * 1000), 10)
-        kept.extend(found for found in gc.get_objects() if isinstance(found, Request))
+        kept.extend(found for found in gc.get_objects() if type(found) is Request)
         writer.close()
         await writer.wait_closed()
 
