@@ -1,10 +1,10 @@
 """Is Raymill the fastest Python model server, and how far is it from what its ingress can do?
 
-One network (28 floats, 64 units, 3 classes; the same exported torch program for everybody,
-and ours as it is published besides), one load
-generator, all servers up at the same time, one process that predicts each, asked by turns. HTTP: a row by
-one and by 32 clients, 128 rows by 8; the same 128 rows as JSON and as a binary tensor; gRPC with messages
-made beforehand; and what the server adds to the bare predict call of four frameworks.
+One network (28 floats, 64 units, 3 classes; the same exported torch program for everybody, and ours as it is
+published besides), one load generator, all servers up at the same time, one process that predicts each,
+asked by turns. HTTP: a row by one and by 32 clients, 128 rows by 8; the same 128 rows as JSON and as a binary
+tensor; gRPC with messages made beforehand; and what the server adds to the bare predict call of four
+frameworks.
 
     .venv/bin/python benchmarks/serving.py [--environments DIR] [--rounds 5] [--seconds 2]
 

@@ -33,18 +33,11 @@ Admit = Callable[[], bool]
 """Returns whether one more request may be answered at once."""
 
 
-class _NobodyWaits:
-    """Stands for the event by which uvicorn wakes who waits for a body."""
-
-    def set(self) -> None:
-        pass
-
-
 class _Exchange:
     """A request being answered; stands where uvicorn has its own, so that it queues what is pipelined."""
 
     __slots__ = ("body", "disconnected", "keep_alive", "request", "response_complete")
-    message_event = _NobodyWaits()
+    message_event = asyncio.Event()  # uvicorn wakes by it who waits for the body; nobody does
 
     def __init__(self, request: Request, keep_alive: bool) -> None:
         self.request, self.keep_alive = request, keep_alive
