@@ -29,7 +29,7 @@ stop:
 test: check
 	@$(BIN)/pytest tests/unit tests/conformance -n 2 -q
 	@$(BIN)/pytest tests/faults tests/cluster/test_readme.py -q  # the README's cluster runs before the tests' own
-	@$(BIN)/pytest tests/cluster -q --ignore tests/cluster/test_readme.py
+	@$(BIN)/pytest tests/cluster -n 2 --dist loadfile -q --ignore tests/cluster/test_readme.py
 
 check: setup
 	@$(BIN)/ruff check .

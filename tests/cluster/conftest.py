@@ -1,4 +1,4 @@
-"""One real local Ray for the whole session, started by `raymill up` itself, on ports of its own."""
+"""A real local Ray for each test process, started by `raymill up` itself, on ports of its own."""
 
 from __future__ import annotations
 
@@ -56,7 +56,15 @@ class Cluster:
     def submit(self, *command: str, timeout: float = 240) -> tuple[int, str]:
         """Submit a job as the README does; return its exit status and everything it printed."""
         line = ("ray", "job", "submit", "--working-dir", ".", "--", "python", *command)
-        done = self.run(*line, timeout=timeout)
+        try:
+            done = self.run(*line, timeout=timeout)
+        except subprocess.TimeoutExpired as late:
+            printed = b"".join(filter(None, (late.stdout, late.stderr))).decode()
+            held = self.run("ray", "status", "--address", self.ray_address).stdout
+            held += self.run("ray", "list", "actors", "--filter", "state=ALIVE", "--detail").stdout
+            raise AssertionError(
+                f"{command} took over {timeout:g} s, and printed:\n{printed}\n{held}"
+            ) from None
         return done.returncode, done.stdout + done.stderr
 
 

@@ -123,6 +123,15 @@ def test_a_trial_that_falls_behind_is_stopped_early(
     assert [step for step, _ in first.reports] == [4, 8, 12, 16, 20]
     assert [trial.status for trial in others] == ["stopped"] * 2
     assert all(trial.metrics["round"] < 20 for trial in others)
+    wait_until(lambda: not held_nodes())
+
+
+def held_nodes() -> list[str]:
+    """Return the placement groups that hold resources."""
+    import ray
+
+    groups = ray.util.placement_group_table().values()
+    return [group["placement_group_id"] for group in groups if group["state"] == "CREATED"]
 
 
 def test_a_killed_driver_is_gone_on_with_no_trial_lost_or_run_twice(cluster: Cluster, flights: Path) -> None:

@@ -6,10 +6,12 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from raymill.errors import RaymillError
+from raymill.cluster import dashboard_url
+from raymill.errors import RaymillError, Unavailable
 from raymill.runs import Point, RunLog, Runs
 from raymill.storage import Location, locate
 from raymill.train.base import TrainJob
@@ -49,6 +51,7 @@ def run_workers(job: TrainJob, trainer: Any, work: Work, **settings: Any) -> Any
     _set(SETTINGS | {POLL: SMALL_POLL_S if small else POLL_S})
     if job.spec.is_elastic:
         _set(ELASTIC_SETTINGS)
+    _name_cluster()
     from ray.train import (
         CheckpointConfig,
         FailureConfig,
@@ -89,6 +92,20 @@ def run_workers(job: TrainJob, trainer: Any, work: Work, **settings: Any) -> Any
         return fitted.fit()
     except TrainingFailedError as error:
         raise _own(error) from error
+
+
+def _name_cluster() -> None:
+    """Tell what Ray Train starts beside the workers which cluster is theirs.
+
+    What gives back the nodes of a trial that was stopped looks for a Ray on its machine, and gives up
+    where it finds two: the trials to come would wait for ever.
+    """
+    from ray._private.ray_constants import RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE as ADDRESS
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    with suppress(Unavailable):  # without a dashboard there is nobody to ask
+        _set({ADDRESS: dashboard_url()})
+        ENV_VARS_TO_PROPAGATE.add(ADDRESS)
 
 
 _set_before: dict[str, str] = {}
