@@ -100,6 +100,22 @@ def test_cors_is_off_until_origins_are_named(app: HttpApp, tmp_path: Path) -> No
     assert send(to_all, PREDICT, ROW, headers=other)[1]["access-control-allow-origin"] == "*"
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (PREDICT, ROW), ("/v1/models/toy", None), ("/v1/models/toy/metadata", None),
+        ("/v2/models/toy/infer", DIALECTS["oip_rest"].body({"x": [1.0], "w": ["a"]})),
+        ("/v2/models/toy/ready", None), ("/v2/models/toy", None), ("/v2/repository/models/toy/load", b""),
+        ("/predictions/toy", ROW["instances"][0]), ("/models/toy/invoke", ROW["instances"][0]),
+        ("/models/toy", None),
+    ],
+)  # fmt: skip
+def test_a_line_break_is_part_of_a_path(app: HttpApp, path: str, body: Any) -> None:
+    method = "GET" if body is None else "POST"
+    assert ask(app, path, body or b"", method)[0] == 200
+    assert ask(app, path + "\n", body or b"", method)[0] in (400, 404, 405)
+
+
 @pytest.mark.parametrize("name", DIALECTS)
 def test_every_request_to_a_protocol_is_observed(tmp_path: Path, name: str) -> None:
     seen: list[Any] = []

@@ -33,9 +33,9 @@ TYPES = {
 }  # fmt: skip
 PAGE = 100
 _PREDICT = re.compile(
-    r"^(?:/predictions/(?P<model>[^/]+)(?:/(?P<version>[^/]+))?|/models/(?P<invoked>[^/]+)/invoke)$"
+    r"^(?:/predictions/(?P<model>[^/]+)(?:/(?P<version>[^/]+))?|/models/(?P<invoked>[^/]+)/invoke)\Z"
 )
-_MODEL = re.compile(r"^/models/(?P<model>[^/]+)$")
+_MODEL = re.compile(r"^/models/(?P<model>[^/]+)\Z")
 _predict_path, _model_path = lru_cache(PATHS)(_PREDICT.match), lru_cache(PATHS)(_MODEL.match)
 
 Wanted = str | int | None

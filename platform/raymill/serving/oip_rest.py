@@ -27,10 +27,12 @@ from raymill.tensors import OIP_DTYPES, TensorSpec
 
 EXTENSIONS = ("model_repository", "model_repository(unload_dependents)", "statistics", "binary_tensor_data",
               "model_configuration")  # fmt: skip
-_MODEL = re.compile(r"^/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>[a-z]+))?/?$")
+_MODEL = re.compile(
+    r"^/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>[a-z]+))?/?\Z"
+)
 _model_path = lru_cache(PATHS)(_MODEL.match)
 _BINARY: Header = (b"content-type", b"application/octet-stream")
-_REPOSITORY = re.compile(r"^/v2/repository/models/(?P<model>[^/]+)/(?P<what>load|unload)/?$")
+_REPOSITORY = re.compile(r"^/v2/repository/models/(?P<model>[^/]+)/(?P<what>load|unload)/?\Z")
 
 Wanted = str | int | None
 

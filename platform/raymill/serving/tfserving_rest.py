@@ -25,7 +25,7 @@ _PATH = re.compile(
     r"^/v1/models/(?P<model>[^/:]+)"
     r"(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?"
     r"(?P<metadata>/metadata)?"
-    r"(?::(?P<verb>predict|classify|regress))?$"
+    r"(?::(?P<verb>predict|classify|regress))?\Z"
 )
 _path = lru_cache(PATHS)(_PATH.match)
 
