@@ -56,6 +56,8 @@ def test_what_is_not_packed_is_refused(app: HttpApp, body: bytes) -> None:
     [
         ("gzip, deflate", 200, True), ("br;q=1, gzip;q=0.5", 200, True), ("gzip", 1, False),
         ("gzip;q=0", 200, False), ("gzip; q=0.0", 200, False), ("identity", 200, False), (None, 200, False),
+        ("GZIP", 200, True), ("gzip;Q=0", 200, False), ("gzip;\tq=0", 200, False),
+        ("br, GZip;Q=1", 200, True),
     ],
 )  # fmt: skip
 def test_large_answers_are_packed_for_who_takes_it(
@@ -66,6 +68,7 @@ def test_large_answers_are_packed_for_who_takes_it(
     headers = {"accept-encoding": accepted} if accepted else {}
     status, answered, data = send(app, PREDICT, body, headers=headers)
     assert (status, answered.get("content-encoding") == "gzip") == (200, packed)
+    assert answered.get("vary") == ("accept-encoding" if rows == 200 else None)  # whether packed or not
     assert json.loads(gzip.decompress(data) if packed else data) == {"outputs": [2.0] * rows}
 
 
@@ -88,7 +91,10 @@ def test_cors_is_off_until_origins_are_named(app: HttpApp, tmp_path: Path) -> No
     answered = send(open_to_one, PREDICT, ROW, headers=mine)[1]
     assert answered["access-control-allow-origin"] == "https://mine.example"
     assert answered["vary"] == "origin"
-    assert "access-control-allow-origin" not in send(open_to_one, PREDICT, ROW, headers=other)[1]
+    for origin in (other, {}):  # to whom a cache must not give what it has of another
+        answered = send(open_to_one, PREDICT, ROW, headers=origin)[1]
+        assert (answered["vary"], "access-control-allow-origin" in answered) == ("origin", False)
+    assert send(open_to_one, "/nothing", ROW)[1]["vary"] == "origin"
     asks = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
     status, answered, _ = send(open_to_one, PREDICT, method="OPTIONS", headers=mine | asks)
     assert status == 204
@@ -97,7 +103,27 @@ def test_cors_is_off_until_origins_are_named(app: HttpApp, tmp_path: Path) -> No
     refused = send(open_to_one, PREDICT, method="OPTIONS", headers=other | asks)[1]
     assert "access-control-allow-origin" not in refused
     to_all = made(tmp_path / "all", cors_origins=["*"])
-    assert send(to_all, PREDICT, ROW, headers=other)[1]["access-control-allow-origin"] == "*"
+    answered = send(to_all, PREDICT, ROW, headers=other)[1]
+    assert (answered["access-control-allow-origin"], "vary" in answered) == ("*", False)
+
+
+def test_a_preflight_is_answered_without_body_length_or_packing(tmp_path: Path) -> None:
+    app = made(tmp_path, cors_origins=["https://mine.example"], gzip_min_bytes=0)
+    asks = {"origin": "https://mine.example", "access-control-request-method": "POST"}
+    headers = asks | {"accept-encoding": "gzip"}
+    status, answered, body = send(app, PREDICT, method="OPTIONS", headers=headers)
+    assert (status, body, answered["vary"]) == (204, b"", "origin")
+    assert not answered.keys() & {"content-length", "content-encoding", "content-type"}
+    packed = send(app, PREDICT, ROW, headers=headers)[1]
+    assert (packed["vary"], packed["content-encoding"]) == ("origin, accept-encoding", "gzip")
+
+
+def test_heads_are_those_of_what_they_stand_for(app: HttpApp) -> None:
+    for path in ("/", "/healthz", "/openapi.json", "/docs", "/ping", "/v2", "/v1/models/toy"):
+        (status, head, body), (_, whole, _) = (send(app, path, method=method) for method in ("HEAD", "GET"))
+        ours = [{**found, "x-request-id": ""} for found in (head, whole)]
+        assert (status, body) == (200, b""), path
+        assert ours[0] == ours[1], path
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ class Cors:
 
     def __init__(self, origins: Sequence[str]) -> None:
         self._any = "*" in origins
+        self.varies = not self._any
+        """Whether the headers of an answer are other ones for another origin, or for none."""
         self._origins = frozenset(origin.encode() for origin in origins)
 
     def headers(self, request: Headers) -> list[Header]:
@@ -25,7 +27,6 @@ class Cors:
         return [
             (b"access-control-allow-origin", b"*" if self._any else origin),
             (b"access-control-expose-headers", b"x-request-id, inference-header-content-length, retry-after"),
-            (b"vary", b"origin"),
         ]
 
     def preflight(self, request: Headers) -> list[Header]:

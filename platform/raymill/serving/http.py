@@ -136,6 +136,9 @@ class HttpApp:
         self._spec = spec or HttpSpec()
         self._by_root = {root: protocol for protocol in protocols for root in protocol.roots}
         self._cors = Cors(self._spec.cors_origins) if self._spec.cors_origins else None
+        by_origin = self._cors is not None and self._cors.varies
+        self._vary: tuple[Header, ...] = ((b"vary", b"origin"),) if by_origin else ()
+        self._vary_of_packed = (b"vary", b"origin, accept-encoding" if by_origin else b"accept-encoding")
         self._observe, self._names_requests = observe, names_requests
         self._process, self._number = secrets.token_hex(8), itertools.count(1)
 
@@ -161,8 +164,8 @@ class HttpApp:
             receive: Where the body is to come from; None where the request has it.
         """
         if self._cors and is_preflight(request.method, request.headers):
-            headers = tuple(self._cors.preflight(request.headers))
-            return self._packed(request, Response(204, b"", headers))
+            headers = [*self._cors.preflight(request.headers), *self._common(request), *self._vary]
+            return 204, headers, b""  # which has no length either: RFC 9110, 8.6
         protocol = self._protocol(request)
         if protocol is None:
             return self._packed(request, self._own(request.method, request.path))
@@ -172,7 +175,7 @@ class HttpApp:
         return self._packed(request, response)
 
     def _protocol(self, request: Request) -> HttpProtocol | None:
-        if request.path == "/" and request.method == "GET":
+        if request.path == "/" and request.method in ("GET", "HEAD"):
             return None
         return self._by_root.get(request.path.split("/", 2)[1] if "/" in request.path else "")
 
@@ -237,10 +240,13 @@ class HttpApp:
 
     def _packed(self, request: Request, response: Response) -> tuple[int, list[Header], bytes]:
         body, headers = response.body, [*response.headers, *self._common(request)]
-        may_be_packed = response.may_be_packed and len(body) >= self._spec.gzip_min_bytes
-        if may_be_packed and http_body.wants_gzip(request.headers):
-            body = http_body.gzip(body)
-            headers += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
+        if response.may_be_packed and len(body) >= self._spec.gzip_min_bytes:
+            headers.append(self._vary_of_packed)
+            if http_body.wants_gzip(request.headers):
+                body = http_body.gzip(body)
+                headers.append((b"content-encoding", b"gzip"))
+        elif self._vary:
+            headers += self._vary
         headers.append((b"content-length", b"%d" % len(body)))
         return response.status, headers, b"" if request.method == "HEAD" else body
 
@@ -262,7 +268,7 @@ class HttpApp:
             ready = self._plane.ready()
             document = {"status": "ok" if ready else "loading", "models": self._plane.models()}
             return json_response(document, 200 if ready else 503)
-        if path == "/" and method == "GET":
+        if path == "/" and method in ("GET", "HEAD"):
             return json_response({"status": "alive"})  # what KServe's V1 clients ask
         if path == "/openapi.json":
             return json_response(openapi.document(self._protocols))

@@ -51,12 +51,15 @@ def _media_type(content_type: bytes) -> bytes:
 def wants_gzip(headers: Headers) -> bool:
     """Whether the client takes gzip: `accept-encoding` names it, not with weight 0."""
     accepted = headers.get(b"accept-encoding")
-    if accepted is None or b"gzip" not in accepted:
-        return False
-    for offer in accepted.split(b","):
+    return accepted is not None and _takes_gzip(accepted)
+
+
+@lru_cache(256)
+def _takes_gzip(accepted: bytes) -> bool:
+    for offer in accepted.lower().split(b","):
         name, _, weight = offer.partition(b";")
-        if name.strip().lower() == b"gzip":
-            return weight.replace(b" ", b"").rstrip(b".0") != b"q="
+        if name.strip() == b"gzip":
+            return weight.translate(None, b" \t").rstrip(b".0") != b"q="
     return False
 
 
