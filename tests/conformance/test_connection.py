@@ -198,3 +198,32 @@ def test_a_body_is_let_go_once_it_is_answered() -> None:
     finally:
         gc.enable()
     assert len(kept) <= 1  # the connection still has the last
+
+
+def test_an_answer_without_a_length_ends_by_closing_for_http_1_0() -> None:
+    class Streams(Both):
+        async def app(self, scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for part in (b"1\n", b"", b"23\n"):
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b"4\n"})
+
+    def answer(both: Both, version: str, *headers: str) -> tuple[bytes, bytes]:
+        async def ask(port: int) -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            sent = post("/n", b"1\n", "content-type: application/x-ndjson", *headers)
+            writer.write(sent.replace(b"HTTP/1.1", version.encode(), 1))
+            found = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+            await writer.wait_closed()
+            return found
+
+        head, _, body = served(both, ask).partition(b"\r\n\r\n")
+        return head.lower(), body
+
+    head, body = answer(Streams(), "HTTP/1.0", "connection: keep-alive")
+    assert (body, b"transfer-encoding" in head, b"connection: close" in head) == (b"1\n23\n4\n", False, True)
+    head, body = answer(Both(), "HTTP/1.0")
+    assert (body, b"content-length: " in head) == (b"by Serve /n 1\n", True)
+    head, body = answer(Streams(), "HTTP/1.1", "connection: close")
+    assert (body, b"chunked" in head) == (b"2\r\n1\n\r\n3\r\n23\n\r\n2\r\n4\n\r\n0\r\n\r\n", True)

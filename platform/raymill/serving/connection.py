@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from raymill.serving import ndjson
 from raymill.serving.http import PATHS, Header, Request
@@ -43,6 +43,21 @@ class _Exchange:
         self.request, self.keep_alive = request, keep_alive
         self.body: list[bytes] = []
         self.response_complete = self.disconnected = False
+
+
+class _UntilClosed(RequestResponseCycle):
+    """Ends an answer of no known length by closing; uvicorn sends chunks, which HTTP/1.0 does not know."""
+
+    _sized = True
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._sized = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            if not self._sized:
+                self.chunked_encoding = False
+        elif not self._sized:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
 
 
 @lru_cache(PATHS)
@@ -111,6 +126,8 @@ class Connection(_KeptAlive):
             for name, value in headers:
                 super().on_header(name, value)
             super().on_headers_complete()
+            if self.parser.get_http_version() == "1.0" and isinstance(self.cycle, RequestResponseCycle):
+                self.cycle.__class__ = _UntilClosed
             return
         self._exchange = self.cycle = _Exchange(request, self.parser.should_keep_alive())
 
