@@ -6,12 +6,18 @@ import asyncio
 import gc
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+import toy
 import uvicorn
 
+from raymill.repo import Repository
+from raymill.serving import PROTOCOLS
 from raymill.serving.connection import connection_class
-from raymill.serving.http import Header, Request
+from raymill.serving.http import Header, HttpApp, Request
+from raymill.serving.plane import Plane
+from raymill.serving.spec import ModelSpec
 
 
 class Both:
@@ -227,3 +233,42 @@ def test_an_answer_without_a_length_ends_by_closing_for_http_1_0() -> None:
     assert (body, b"content-length: " in head) == (b"by Serve /n 1\n", True)
     head, body = answer(Streams(), "HTTP/1.1", "connection: close")
     assert (body, b"chunked" in head) == (b"2\r\n1\n\r\n3\r\n23\n\r\n2\r\n4\n\r\n0\r\n\r\n", True)
+
+
+def test_what_did_not_come_whole_is_not_acted_on(tmp_path: Path) -> None:
+    repository = Repository(str(tmp_path / "models"))
+    toy.publish_kinds(repository, tmp_path / "staged")
+    plane, seen = Plane(repository, {"toy": ModelSpec()}), []
+    plane.load()
+    app = HttpApp(
+        plane, [PROTOCOLS.load(name)(plane) for name in PROTOCOLS], 8 << 20,
+        observe=lambda *one: seen.append(one[3]),
+    )  # fmt: skip
+
+    class Whole(Both):
+        async def respond(self, request: Request) -> tuple[int, list[Header], bytes]:
+            return await app.respond(request, None)
+
+        async def app(self, scope: Any, receive: Any, send: Any) -> None:
+            await app(scope, receive, send)
+
+    asked = (b"POST /v2/repository/models/toy/unload", b"DELETE /models/toy")
+    ends = (
+        b"content-length: 5000000\r\n\r\n", b"content-length: 5000000\r\n\r\n{}",
+        b"content-length: 2\r\n\r\n{", b"content-length: 2\r\nexpect: 100-continue\r\n\r\n",
+        b"transfer-encoding: chunked\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n",
+    )  # fmt: skip
+
+    async def leave(port: int) -> None:
+        for line in asked:
+            for end in ends:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(line + b" HTTP/1.1\r\nhost: x\r\n" + end)
+                await asyncio.sleep(0.05)
+                writer.close()
+                await writer.wait_closed()
+        await asyncio.sleep(0.3)
+
+    served(Whole(), leave)
+    assert "toy" in plane.served()
+    assert seen == ["400"] * 10  # those of a small known size had not been asked yet

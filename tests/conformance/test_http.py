@@ -28,22 +28,35 @@ PREDICT = "/v1/models/toy:predict"
 ROW = {"instances": [{"x": 1.0, "w": "a"}]}
 
 
-def made(tmp_path: Path, observe: Observe | None = None, **spec: Any) -> HttpApp:
+def made(tmp_path: Path, observe: Observe | None = None, remote: Any = None, **spec: Any) -> HttpApp:
     repository = Repository(str(tmp_path / "models"))
     toy.publish_kinds(repository, tmp_path / "staged")
-    plane = Plane(repository, {"toy": ModelSpec()})
+    plane = Plane(repository, {"toy": ModelSpec()}, remote=remote)
     plane.load()
     protocols = [PROTOCOLS.load(name)(plane) for name in PROTOCOLS]
     return HttpApp(plane, protocols, LIMIT, HttpSpec(**spec), observe=observe)
 
 
 @pytest.mark.parametrize(
-    ("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes)]
-)
+    ("encoding", "pack"),
+    [
+        ("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes), ("Identity", bytes),
+        ("", bytes), ("identity, GZip", gzip.compress), ("x-gzip ,", gzip.compress),
+    ],
+)  # fmt: skip
 def test_packed_requests(app: HttpApp, encoding: str, pack: Any) -> None:
     packed = pack(json.dumps(ROW).encode())
     headers = {"content-encoding": encoding}
     assert ask(app, PREDICT, packed, headers=headers, parts=3) == (200, {"predictions": [3.0]})
+    lines = pack(written([ROW["instances"][0]]))
+    assert send(app, PREDICT, lines, headers=headers | NDJSON, parts=3)[2] == b"3.0\n"
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "gzip, br", "deflate, identity, gzip", "gzip;q=1"])
+def test_packings_that_are_not_read_are_refused(app: HttpApp, encoding: str) -> None:
+    for kind in ({}, NDJSON):
+        status, answer = ask(app, PREDICT, ROW, headers=kind | {"content-encoding": encoding})
+        assert (status, "content encoding" in answer["error"]) == (415, True)
 
 
 @pytest.mark.parametrize("body", [b"{}", gzip.compress(b"{}")[:-9], b""], ids=["plain", "cut", "empty"])
@@ -140,6 +153,39 @@ def test_a_line_break_is_part_of_a_path(app: HttpApp, path: str, body: Any) -> N
     method = "GET" if body is None else "POST"
     assert ask(app, path, body or b"", method)[0] == 200
     assert ask(app, path + "\n", body or b"", method)[0] in (400, 404, 405)
+
+
+async def times_out(number: int, features: Any, timeout_s: float | None) -> Any:
+    raise TimeoutError("somewhere in the network")
+
+
+async def takes_long(number: int, features: Any, timeout_s: float | None) -> Any:
+    await asyncio.sleep(30)
+
+
+@pytest.mark.parametrize("seconds", [None, "20", "0.05"])
+def test_only_the_deadline_itself_is_a_504(tmp_path: Path, seconds: str | None) -> None:
+    headers = {"x-request-timeout-seconds": seconds} if seconds else {}
+    app = made(tmp_path, remote={"toy": times_out})
+    status, answer = ask(app, PREDICT, ROW, headers=headers)
+    assert (status, answer) == (500, {"error": "internal error; the server's log has it"})
+    assert send(app, PREDICT, written(ROW["instances"]), headers=headers | NDJSON)[2].startswith(b'{"error"')
+    if seconds == "0.05":
+        app = made(tmp_path / "slow", remote={"toy": takes_long})
+        status, answer = ask(app, PREDICT, ROW, headers=headers)
+        assert (status, answer) == (504, {"error": "no answer within 0.05 s"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [("application/json", 200), ("message/rfc822", 415), ("multipart/mixed; boundary=C", 415)],
+)
+def test_a_form_whose_part_is_made_of_parts_is_refused(app: HttpApp, kind: str, status: int) -> None:
+    part = b'{"x": 1.0, "w": "a"}' if status == 200 else b'--C\r\n\r\n{"x": 1.0, "w": "a"}\r\n--C--'
+    lines = [b"--B", b'Content-Disposition: form-data; name="data"', b"Content-Type: " + kind.encode(), b""]
+    body = b"\r\n".join([*lines, part, b"--B--", b""])
+    headers = {"content-type": "multipart/form-data; boundary=B"}
+    assert ask(app, "/predictions/toy", body, headers=headers)[0] == status
 
 
 @pytest.mark.parametrize("name", DIALECTS)

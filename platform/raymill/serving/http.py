@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Set
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -196,43 +196,59 @@ class HttpApp:
             timeout = request.headers.get(TIMEOUT_HEADER)
             if timeout is None:
                 return await protocol.handle(request)
-            async with asyncio.timeout(http_body.seconds(timeout)):
+            async with _deadline(http_body.seconds(timeout)):
                 return await protocol.handle(request)
-        except TimeoutError:
-            waited = request.headers[TIMEOUT_HEADER].decode()
-            return self._error(protocol, request, DeadlineExceeded(f"no answer within {waited} s"))
         except Exception as error:
             return self._error(protocol, request, error)
 
     async def _stream(self, protocol: HttpProtocol, request: Request, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
+        started, status = time.perf_counter(), 200
+        timeout = request.headers.get(TIMEOUT_HEADER)
         try:
+            timeout_s = None if timeout is None else http_body.seconds(timeout)
             answer = protocol.lines(request)
             parts = http_body.chunks(request.headers, receive)
         except Exception as error:
             response = self._error(protocol, request, error)
-            status, headers, body = self._packed(request, response)
+            status, headers, last = self._packed(request, response)
             await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-            self._count(protocol, request, status, started)
-            return
-        headers = [_NDJSON, *self._common(request)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        async with aclosing(ndjson.answers(parts, answer, self._limit)) as answers:
-            async for part in _never_raising(answers):
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-        self._count(protocol, request, 200, started)
+        else:
+            headers = [_NDJSON, *self._common(request), *self._vary]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            status, last = await self._lines(request, parts, answer, timeout_s, send)
+        await send({"type": "http.response.body", "body": last})
+        self._count(protocol, request, status, started)
+
+    async def _lines(
+        self, request: Request, parts: AsyncIterator[bytes], answer: ndjson.Lines,
+        timeout_s: float | None, send: Send,
+    ) -> tuple[int, bytes]:  # fmt: skip
+        """Send the answers; return the status of how it ended, and the line that says so if not well."""
+        try:
+            async with (
+                _deadline(timeout_s),
+                aclosing(ndjson.answers(parts, answer, self._limit)) as answers,
+            ):
+                async for part in answers:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+        except Exception as error:
+            status, message = self._told(request, error)
+            return status, json_bytes({"error": message}) + b"\n"
+        return 200, b""
+
+    def _told(self, request: Request, error: Exception) -> tuple[int, str]:
+        """Return the status and the message of an error."""
+        if isinstance(error, HttpError):
+            return error.status, str(error)
+        if isinstance(error, RaymillError):
+            return HTTP_STATUS[error.kind], str(error)
+        log.error("request %s %s failed", request.method, request.path, exc_info=error)
+        return 500, "internal error; the server's log has it"
 
     def _error(self, protocol: HttpProtocol, request: Request, error: Exception) -> Response:
+        response = protocol.error(*self._told(request, error))
         if isinstance(error, HttpError):
-            response = protocol.error(error.status, str(error))
             response.headers += error.headers
-            return response
-        if not isinstance(error, RaymillError):
-            log.error("request %s %s failed", request.method, request.path, exc_info=error)
-            return protocol.error(500, "internal error; the server's log has it")
-        response = protocol.error(HTTP_STATUS[error.kind], str(error))
         retry_after_s = getattr(error, "retry_after_s", None)
         if retry_after_s is not None:
             response.headers += ((b"retry-after", str(max(1, round(retry_after_s))).encode()),)
@@ -279,16 +295,20 @@ class HttpApp:
         return json_response({"error": f"nothing at {method} {path}; have: {have}"}, 404)
 
 
-async def _never_raising(answers: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield `answers`; a failure, which no status can tell any more, becomes the last line."""
+@asynccontextmanager
+async def _deadline(seconds: float | None) -> AsyncIterator[None]:
+    """Hold the block to `seconds`; None is for ever.
+
+    Raises:
+        DeadlineExceeded: they have passed. A TimeoutError of the block's own stays one.
+    """
     try:
-        async for part in answers:
-            yield part
-    except (HttpError, RaymillError) as error:
-        yield orjson.dumps({"error": str(error)}) + b"\n"
-    except Exception:
-        log.exception("an NDJSON stream failed")
-        yield b'{"error":"internal error; the server\'s log has it"}\n'
+        async with asyncio.timeout(seconds) as deadline:
+            yield
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        raise DeadlineExceeded(f"no answer within {seconds:g} s") from error
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
