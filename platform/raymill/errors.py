@@ -89,8 +89,13 @@ class Diverged(RaymillError):
     kind = "invalid"
 
 
+MAX_NAME = 256
+
+
 def nearest(wrong: str, right: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest of `right`, or "" when none is close."""
+    if len(wrong) > MAX_NAME:  # compared letter by letter, and a client may send megabytes of them
+        return ""
     close = difflib.get_close_matches(wrong, list(right), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 

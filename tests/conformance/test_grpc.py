@@ -184,12 +184,29 @@ def test_tensor_content_repeated_values_and_one_by_one(ask: Ask) -> None:
     same = tfs.Tensor(dtype=1, tensor_shape=dims, float_val=[np.float32(2).tobytes()])
     request = tfs.PredictRequest(model_spec=tfs.ModelSpec(name="vector"), inputs={"x": same})
     assert tf_scores(ask("Predict", request)) == [12.0, 12.0]
-    for wrong in (
-        tfs.Tensor(dtype=1, tensor_shape=dims, tensor_content=b"1234"),
-        tfs.Tensor(dtype=1, tensor_shape=dims),
-    ):
-        request = tfs.PredictRequest(model_spec=tfs.ModelSpec(name="vector"), inputs={"x": wrong})
-        refused(ask, "INVALID_ARGUMENT", "Predict", request)
+    wrong = tfs.Tensor(dtype=1, tensor_shape=dims, tensor_content=b"1234")
+    request = tfs.PredictRequest(model_spec=tfs.ModelSpec(name="vector"), inputs={"x": wrong})
+    refused(ask, "INVALID_ARGUMENT", "Predict", request)
+
+
+def test_fewer_and_more_values_than_the_shape(ask: Ask) -> None:
+    """As TensorFlow reads a TensorProto: zeros for none, the last one again, or the first ones."""
+
+    def scores(values: list[float]) -> list[float]:
+        dims = tfs.TensorShape(dim=[tfs.TensorShape.Dim(size=2), tfs.TensorShape.Dim(size=3)])
+        x = tfs.Tensor(dtype=1, tensor_shape=dims, float_val=[np.array(values, np.float32).tobytes()])
+        request = tfs.PredictRequest(model_spec=tfs.ModelSpec(name="vector"), inputs={"x": x})
+        return tf_scores(ask("Predict", request))
+
+    assert scores([]) == [0.0, 0.0]
+    assert scores([1.0, 2.0]) == [10.0, 12.0]
+    assert scores([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 100.0]) == [12.0, 30.0]
+    name, request = predict({"x": [1.0, 1.0, 1.0], "w": ["b"]}, "toy")
+    for texts, expected in (([], [2.0, 2.0, 2.0]), (["a", "b"], [3.0, 4.0, 4.0]), (["a"] * 5, [3.0] * 3)):
+        w = tfs.Tensor(dtype=DT["string"], string_val=[text.encode() for text in texts])
+        w.tensor_shape.dim.add(size=3)
+        request.inputs["w"].CopyFrom(w)
+        assert tf_scores(ask(name, request)) == expected
 
 
 def example(**features: Any) -> Any:
@@ -377,4 +394,4 @@ def test_requests_are_counted_by_model_version_protocol_and_code(ask: Ask, plane
     ask(*infer(toy.VECTORS, "vector"))
     refused(ask, "NOT_FOUND", *predict(COLUMNS, "tyo"))
     assert plane.metrics.sums["vector", "1", "oip_grpc", "OK"].count > 0
-    assert plane.metrics.sums["tyo", "", "tfserving_grpc", "NOT_FOUND"].count > 0
+    assert plane.metrics.sums["", "", "tfserving_grpc", "NOT_FOUND"].count > 0

@@ -206,6 +206,47 @@ def test_serve_is_told_what_its_own_functions_would_count(
     assert mine._metrics_manager.sums()["busy"] == serves.sums()["busy"], "told twice"
 
 
+def test_serves_server_takes_messages_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.serve._private import grpc_util
+
+    monkeypatch.setattr(grpc_util, "DEFAULT_GRPC_SERVER_OPTIONS", grpc_util.DEFAULT_GRPC_SERVER_OPTIONS)
+    ingress._bound_messages(1 << 20)
+
+    async def codes() -> list[str]:
+        server = grpc_util.gRPCGenericServer(lambda **_: theirs)
+        handlers = {"Ask": grpc.unary_unary_rpc_method_handler(theirs)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("toy.Toys", handlers),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        found = []
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            for size in (1 << 19, 1 << 21):
+                try:
+                    await channel.unary_unary(METHOD)(bytes(size), timeout=10)
+                    found.append("OK")
+                except grpc.aio.AioRpcError as error:
+                    found.append(error.code().name)
+        await server.stop(None)
+        return found
+
+    assert asyncio.run(codes()) == ["OK", "RESOURCE_EXHAUSTED"]
+
+
+def test_metrics_that_cannot_be_exported_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """What ends the task that exports them ends the replica."""
+    from raymill.serving.deployment import ModelServer
+
+    class Broken:
+        def export(self) -> None:
+            raise UnicodeEncodeError("ascii", "è", 0, 1, "no metric")
+
+    server = ModelServer.__new__(ModelServer)
+    server._exporter, server._export_failed = Broken(), False  # type: ignore[assignment]
+    server._export()
+    server._export()
+    assert [record.message for record in caplog.records] == ["metrics cannot be exported; going on without"]
+
+
 def test_a_full_replica_admits_no_more() -> None:
     full = replica()
     accounts = ingress.Accounts(full, "HTTP")

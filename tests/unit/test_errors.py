@@ -49,6 +49,7 @@ def test_nearest_names_the_closest_and_keeps_silent_when_none_is_close():
     assert nearest("workes", ["workers", "window", "model"]) == " Did you mean 'workers'?"
     assert nearest("zzz", ["workers", "window"]) == ""
     assert nearest("x", []) == ""
+    assert nearest("workers" * 1_000_000, ["workers"] * 1_000) == ""  # at once: clients may send such names
 
 
 def test_needs_extra_names_the_package_and_the_extra():

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from raymill.serving.metrics import RequestMetrics
+from raymill.serving.metrics import MAX_LABEL, RequestMetrics
 
 
 def test_sums_by_model_version_protocol_and_code() -> None:
@@ -20,6 +20,16 @@ def test_sums_by_model_version_protocol_and_code() -> None:
     assert (cumulative["0.001"], cumulative["0.25"], cumulative["0.5"], cumulative["+Inf"]) == (2, 2, 3, 4)
     assert (sums.count, round(sums.seconds, 4)) == (4, 99.3015)
     assert len(metrics.sums) == 2
+
+
+def test_no_label_is_what_rays_metrics_refuse() -> None:
+    metrics = RequestMetrics()
+    for _ in range(3):
+        metrics.observe("oip_grpc", "modèle" + "m" * 1000, "1", "OK", 0.1)
+    ((model, *_), sums), *others = metrics.sums.items()
+    assert (sums.count, others) == (3, [])
+    assert model.startswith("mod?le")
+    assert len(model) == MAX_LABEL
 
 
 def test_the_access_log_has_a_sample_and_all_that_broke(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,8 @@ from raymill.serving.served import RemotePredict
 from raymill.serving.spec import ModelSpec, ServeSpec
 
 DEPLOYMENT = "ModelServer"
+
+log = logging.getLogger(__name__)
 
 
 class ModelServer:
@@ -58,11 +61,12 @@ class ModelServer:
             protocol = GRPC_PROTOCOLS.load(name)(self._plane)
             for method in rpc.methods(type(protocol)):
                 self._grpc[method.full_name] = rpc.handler(protocol, self._plane, method)
-        self._exporter = Exporter(metrics)
+        self._exporter, self._export_failed = Exporter(metrics), False
         self._follower = asyncio.get_running_loop().create_task(self._follow())
 
     def __serve_build_asgi_app__(self) -> HttpApp:
-        ingress.install(self._app(names_requests=True), self._grpc)
+        max_bytes = self._spec.replica.max_body_bytes
+        ingress.install(self._app(names_requests=True), self._grpc, max_bytes)
         return self._app(names_requests=False)  # there Serve itself puts x-request-id on every answer
 
     def _app(self, *, names_requests: bool) -> HttpApp:
@@ -86,7 +90,16 @@ class ModelServer:
         while True:
             await asyncio.sleep(self._spec.poll_seconds)
             await asyncio.to_thread(self._plane.refresh)
-            await asyncio.to_thread(self._exporter.export)
+            await asyncio.to_thread(self._export)
+
+    def _export(self) -> None:
+        """Hand the metrics on; where that fails, once in the log, models are served all the same."""
+        try:
+            self._exporter.export()
+        except Exception:
+            if not self._export_failed:
+                log.exception("metrics cannot be exported; going on without")
+            self._export_failed = True
 
 
 def _running() -> int:

@@ -19,7 +19,7 @@ import ray
 
 from raymill.serving.connection import connection_class
 from raymill.serving.http import Header, HttpApp, Request
-from raymill.serving.rpc import Handler
+from raymill.serving.rpc import Handler, limits
 
 log = logging.getLogger(__name__)
 
@@ -121,15 +121,17 @@ class Accounts:
             self._ingress_latencies[self._protocol][key].extend(each_ms)
 
 
-def install(app: HttpApp, methods: Mapping[str, Handler]) -> None:
+def install(app: HttpApp, methods: Mapping[str, Handler], max_message_bytes: int) -> None:
     """Have this replica answer through `app` and `methods` where it can; the log says where it cannot.
 
     To be called before the replica's servers start.
 
     Args:
         methods: By full name, package.Service.Method, what answers an RPC.
+        max_message_bytes: Of a gRPC message, unpacked; Serve's own limit is 2 GiB.
     """
     try:
+        _bound_messages(max_message_bytes)
         replica = _replica()
         if not replica._metrics_manager._cached_metrics_enabled:
             raise RuntimeError("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=0 has each request observed at once")
@@ -138,6 +140,14 @@ def install(app: HttpApp, methods: Mapping[str, Handler]) -> None:
         _install_grpc(replica, methods)
     except Exception as error:  # whatever another Ray has in its place
         log.warning("requests take Serve's ordinary way, which is slower: %r", error)
+
+
+def _bound_messages(max_bytes: int) -> None:
+    """Have the gRPC server that Serve is to start in this replica refuse larger messages, unpacked or not."""
+    from ray.serve._private import grpc_util
+
+    options = dict(grpc_util.DEFAULT_GRPC_SERVER_OPTIONS) | dict(limits(max_bytes))
+    grpc_util.DEFAULT_GRPC_SERVER_OPTIONS = list(options.items())
 
 
 def _bound_latencies(metrics: Any) -> None:

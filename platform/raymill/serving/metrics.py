@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histogram's buckets; one more holds what is above."""
 
+MAX_LABEL = 128
+"""Longest value of a label, as long as a model's name may be."""
+
 _BROKEN = frozenset({"500", "INTERNAL"})
 
 access_log = logging.getLogger("raymill.access")
@@ -39,6 +42,12 @@ class Sums:
         return found
 
 
+def _label_values(key: tuple[str, str, str, str]) -> tuple[str, str, str, str]:
+    """Return a key as Ray's metrics take it, whatever it is: other text ends the export of all of them."""
+    model, version, protocol, code = (part[:MAX_LABEL].encode("ascii", "replace").decode() for part in key)
+    return model, version, protocol, code
+
+
 class RequestMetrics:
     """Sums by key, and one line in `log_every` requests, every one that broke, in the access log."""
 
@@ -51,7 +60,7 @@ class RequestMetrics:
         key = (model, version, protocol, code)
         sums = self.sums.get(key)
         if sums is None:
-            sums = self.sums[key] = Sums()
+            sums = self.sums.setdefault(_label_values(key), Sums())
         sums.buckets[bisect.bisect_left(BUCKETS_S, seconds)] += 1
         sums.seconds += seconds
         self._seen += 1

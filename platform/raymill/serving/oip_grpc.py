@@ -8,6 +8,7 @@ A version may be a label.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -88,6 +89,8 @@ class OipGrpc:
         answer = await self._plane.infer(model, _columns(request, specs), wanted)
         have = {spec.name: spec for spec in manifest.signature.outputs}
         names = [output.name for output in request.outputs] or list(have)
+        if len(names) > 1:
+            _refuse_twice(names)
         response = pb.ModelInferResponse(model_name=model, model_version=str(answer.version), id=request.id)
         for name in names:
             if name not in have:
@@ -128,6 +131,13 @@ class OipGrpc:
     async def ModelStatistics(self, request: Any) -> Any:
         found = self._plane.statistics(request.name or None, _wanted(request.version))
         return pb.ModelStatisticsResponse(model_stats=map(_statistics, found))
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    """Refuse outputs asked for more than once: some kilobytes of names would make a gigabyte of answer."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InvalidInput(f"output {twice[0]!r} is asked for more than once; ask for each once")
 
 
 def _columns(request: Any, specs: dict[str, TensorSpec]) -> dict[str, Sequence[Any] | np.ndarray]:

@@ -107,6 +107,10 @@ class Plane:
         """Return the names of all models, loaded or not."""
         return sorted(self._tracked)
 
+    def serves(self, model: str) -> bool:
+        """Whether a model is among those to serve, loaded or not."""
+        return model in self._tracked
+
     def served(self) -> Mapping[str, ServedModel]:
         """Return what answers now, by model."""
         return self._served

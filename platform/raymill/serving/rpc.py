@@ -6,6 +6,7 @@ Ray Serve, which wants to be given functions that register them, and on a plain 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -30,6 +31,7 @@ STATUS = {
     "deadline": grpc.StatusCode.DEADLINE_EXCEEDED, "internal": grpc.StatusCode.INTERNAL,
 }  # fmt: skip
 MAX_MESSAGE_BYTES = 64 << 20
+MAX_DETAILS_BYTES = 2048
 
 
 class GrpcProtocol(Protocol):
@@ -76,6 +78,10 @@ def handler(protocol: GrpcProtocol, plane: Plane, method: Any) -> Handler:
             message = parse(request)
             answer = await answer_of(message)
             return answer
+        except asyncio.CancelledError:  # nobody waits for an answer any more
+            left_s = context.time_remaining()
+            code = STATUS["deadline"] if left_s is not None and left_s <= 0 else grpc.StatusCode.CANCELLED
+            raise
         except DecodeError as error:
             code = grpc.StatusCode.INVALID_ARGUMENT
             text = f"the bytes are no {method.input_type.name}: {error}"
@@ -90,12 +96,27 @@ def handler(protocol: GrpcProtocol, plane: Plane, method: Any) -> Handler:
             code, text = grpc.StatusCode.INTERNAL, "internal error; the server's log has it"
         finally:
             model, version = protocol.about(message, answer)
+            if not version and not plane.serves(model):
+                model = ""  # a client's own text would be a label of our metrics, of any length and number
             plane.observe(protocol.name, model, version, code.name, time.perf_counter() - started)
         context.set_code(code)
-        context.set_details(text[:2048])  # it travels in a header, of which a client takes 8 KiB in all
+        context.set_details(_cut(text))
         return empty()
 
     return handle
+
+
+def _cut(text: str) -> str:
+    """Return as much of an error's text as reaches a client, which takes 8 KiB of headers in all.
+
+    There it is percent-encoded: all but printable ASCII takes three bytes for one.
+    """
+    left = MAX_DETAILS_BYTES
+    for place, character in enumerate(text):
+        left -= sum(1 if 32 <= byte < 127 and byte != 37 else 3 for byte in character.encode())
+        if left < 0:
+            return text[:place]
+    return text
 
 
 def add_service(service: Any, servicer: Any, server: Any) -> None:
@@ -139,13 +160,15 @@ class _Servicer:
             setattr(self, method.name, handler(protocol, plane, method))
 
 
-def server(plane: Plane, address: str) -> tuple[Any, int]:
+def limits(max_bytes: int) -> list[tuple[str, int]]:
+    """Return the options of a server whose messages, unpacked, have `max_bytes` at most."""
+    most = min(max_bytes, 2**31 - 1)  # an int of C's
+    return [("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", most)]
+
+
+def server(plane: Plane, address: str, max_bytes: int = MAX_MESSAGE_BYTES) -> tuple[Any, int]:
     """Return a grpc.aio server of all protocols, not yet started, and its port: serving without Ray."""
-    limits = [
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ]
-    made = grpc.aio.server(options=limits)
+    made = grpc.aio.server(options=limits(max_bytes))
     for name in GRPC_PROTOCOLS:
         protocol = GRPC_PROTOCOLS.load(name)(plane)
         for service in protocol.services:

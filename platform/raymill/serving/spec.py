@@ -89,7 +89,7 @@ class ReplicaSpec(Spec):
     max_queued_requests: int = Field(default=512, ge=-1)
     """Requests that may wait; further ones get 503 at once. -1: no limit."""
     max_body_bytes: int = Field(default=64 << 20, ge=1)
-    """Larger request bodies get 413."""
+    """Larger request bodies get 413, larger gRPC messages, packed or unpacked, RESOURCE_EXHAUSTED."""
     memory_budget_mb: float | None = Field(default=None, gt=0)
     """Most megabytes of model files that one replica keeps in memory. Of more, the least recently used
     are dropped, and loaded again by the next request for them, which waits for it. None: keep all."""

@@ -50,8 +50,9 @@ class TFServingGrpc:
         model, wanted = _asked(request.model_spec)
         _, manifest = self._plane.manifest(model, wanted)
         specs = {spec.name: spec for spec in manifest.signature.inputs}
+        most = tfserving_tensors.MAX_FILLED_BYTES // len(specs)
         columns = {
-            name: tfserving_tensors.column(name, tensor, specs.get(name))
+            name: tfserving_tensors.column(name, tensor, specs.get(name), most)
             for name, tensor in request.inputs.items()
         }
         answer = await self._plane.infer(model, columns, wanted)
@@ -190,10 +191,14 @@ def _spec(spec: Any, model: str, number: int) -> None:
 
 def _chosen(outputs: Mapping[str, np.ndarray], wanted: Any) -> dict[str, np.ndarray]:
     have = {ALIAS: next(iter(outputs.values()))} | dict(outputs)
+    chosen: dict[str, np.ndarray] = {}
     for name in wanted:
         if name not in have:
             raise InvalidInput(f"output tensor alias not found in signature: {name}; have: {', '.join(have)}")
-    return {name: have[name] for name in wanted} if wanted else have
+        if name in chosen:
+            raise InvalidInput(f"duplicate output tensor alias: {name}")
+        chosen[name] = have[name]
+    return chosen or have
 
 
 def _tensor_info(spec: TensorSpec) -> Any:

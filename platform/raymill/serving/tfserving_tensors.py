@@ -31,8 +31,16 @@ _FIELDS = {
 }  # fmt: skip
 
 
-def column(name: str, tensor: Any, spec: TensorSpec | None) -> Column:
+MAX_FILLED_BYTES = 64 << 20
+"""What all inputs of a request may be that were not sent, for a tensor repeats its last value up to its
+shape: as much as the largest message that is taken by default."""
+
+
+def column(name: str, tensor: Any, spec: TensorSpec | None, max_filled_bytes: int) -> Column:
     """Return one input as a column: [rows], or [rows, width] for a vector; [rows, 1] is [rows].
+
+    Args:
+        max_filled_bytes: Largest column that is made of fewer values than it has.
 
     Raises:
         InvalidInput: names the input, and what its dtype, shape or number of values should be.
@@ -46,14 +54,19 @@ def column(name: str, tensor: Any, spec: TensorSpec | None) -> Column:
     wanted = spec.shape[1:]
     if len(shape) not in (len(spec.shape), 2) or tuple(shape[1:]) not in (wanted, wanted or (1,)):
         raise InvalidInput(f"input {name!r} has shape {shape}, the model takes {list(spec.shape)}")
+    if shape[0] < 0:
+        raise InvalidInput(f"input {name!r} has shape {shape}; a request's tensor says how many rows it has")
     if shape[0] < 1:
         raise InvalidInput(f"input {name!r} is empty; a request needs at least one row")
     if (dtype == "string") != (spec.dtype == "string"):
         raise InvalidInput(f"input {name!r} has dtype {dtype}, the model takes {spec.dtype}")
     size = math.prod(shape)
     if dtype == "string":
-        return packed.texts(_repeated(tensor.string_val, size, name), name)
+        texts = packed.texts(tensor.string_val, name)
+        return texts if len(texts) == size else _resized(texts, "", 8, shape, name, max_filled_bytes)
     values = _values(name, tensor, dtype, size)
+    if len(values) != size:
+        values = _resized(values, values.dtype.type(), values.itemsize, shape, name, max_filled_bytes)
     return values.reshape(shape[0], *wanted)
 
 
@@ -80,18 +93,31 @@ def _values(name: str, tensor: Any, dtype: str, size: int) -> np.ndarray:
         values = values.astype(bool)
     elif dtype == "float16":
         values = values.astype(np.uint16).view(np.float16)
-    return np.asarray(_repeated(values, size, name))
+    return values
 
 
-def _repeated(values: Any, size: int, name: str) -> Any:
-    """Return `size` values: fewer are filled up with the last one, as TensorFlow does."""
-    if len(values) == size:
-        return values
-    if not len(values) or len(values) > size:
-        raise InvalidInput(f"input {name!r} has {len(values)} values, its shape makes {size}")
+def _resized(values: Any, zero: Any, item_bytes: int, shape: list[int], name: str, max_bytes: int) -> Any:
+    """Return as many values as a shape has, as TensorFlow does: the first ones, or filled up with the last.
+
+    Args:
+        zero: What fills where there is no value.
+        item_bytes: Of one value, or of what points to a text.
+
+    Raises:
+        InvalidInput: filled up they would take more than `max_bytes`.
+    """
+    size = math.prod(shape)
+    if len(values) > size:
+        return values[:size]
+    if size * item_bytes > max_bytes:
+        raise InvalidInput(
+            f"input {name!r} has {len(values)} values, and its shape {shape} would fill them up to "
+            f"{size * item_bytes:,} bytes; at most {max_bytes:,} are filled up, send the values"
+        )
+    last = values[-1] if len(values) else zero
     if isinstance(values, np.ndarray):
-        return np.concatenate([values, np.full(size - len(values), values[-1], values.dtype)])
-    return [*values, *[values[-1]] * (size - len(values))]
+        return np.concatenate([values, np.full(size - len(values), last, values.dtype)])
+    return [*values, *[last] * (size - len(values))]
 
 
 def fill(tensor: Any, values: np.ndarray) -> None:
