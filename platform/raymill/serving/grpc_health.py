@@ -38,8 +38,11 @@ class GrpcHealth:
         return self._health(request.service)
 
     async def List(self, request: Any) -> Any:
-        names = sorted(self._names | set(self._plane.models()))
-        return pb.HealthListResponse(statuses={name: self._health(name) for name in names})
+        found = {name: self._health(name) for name in self._names}
+        for entry in self._plane.index():  # one look at all models, which may change meanwhile
+            if entry.state == "READY" or entry.name not in found:
+                found[entry.name] = _said(entry.state == "READY")
+        return pb.HealthListResponse(statuses=found)
 
     def _health(self, name: str) -> Any:
         if name in self._names:
@@ -48,4 +51,8 @@ class GrpcHealth:
             healthy = self._plane.model_ready(name)
         else:
             raise NotFound(f"no service or model {name!r}; have: {', '.join(sorted(self._plane.served()))}")
-        return pb.HealthCheckResponse(status=_SERVING if healthy else _NOT_SERVING)
+        return _said(healthy)
+
+
+def _said(healthy: bool) -> Any:
+    return pb.HealthCheckResponse(status=_SERVING if healthy else _NOT_SERVING)

@@ -66,7 +66,8 @@ class OipGrpc:
     async def ModelMetadata(self, request: Any) -> Any:
         model, wanted = request.name, _wanted(request.version)
         number, manifest = self._plane.manifest(model, wanted)
-        versions = [number] if wanted is not None else sorted(self._plane.served()[model].versions)
+        served = self._plane.served().get(model)  # none where it was just unloaded
+        versions = sorted(served.versions) if served and wanted is None else [number]
         return pb.ModelMetadataResponse(
             name=model,
             versions=map(str, versions),

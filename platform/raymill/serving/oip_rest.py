@@ -127,7 +127,8 @@ class OipRest:
 
     def _metadata(self, model: str, wanted: Wanted) -> dict[str, Any]:
         number, manifest = self._plane.manifest(model, wanted)
-        versions = [number] if wanted is not None else sorted(self._plane.served()[model].versions)
+        served = self._plane.served().get(model)  # none where it was just unloaded
+        versions = sorted(served.versions) if served and wanted is None else [number]
         return {
             "name": model,
             "versions": [str(version) for version in versions],

@@ -1,8 +1,8 @@
 """The serving core: which versions are loaded, and answers from them. Knows no wire protocol.
 
-Requests read one immutable table, and a refresh replaces it in one assignment: a request sees the
-old version or the new one, whole. A new version is fetched, checked, loaded and warmed before it
-takes over; if it cannot be loaded the old one goes on serving.
+Requests read immutable tables, and a change replaces them in one assignment: a request sees the
+old version or the new one, whole. Changes are made one after another. A new version is fetched, checked,
+loaded and warmed before it takes over; if it cannot be loaded the old one goes on serving.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from raymill.serving.statistics import ModelStatistics
 __all__ = ["Answer", "IndexEntry", "Plane", "ServedModel", "ServedVersion", "VersionStatus"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass
@@ -49,6 +50,13 @@ class _Tracked:
     statuses: dict[int, VersionStatus] = field(default_factory=dict)
     unloaded: bool = False
     """Whether somebody unloaded it, so that it stays away until it is loaded again."""
+
+    def newest_first(self) -> list[VersionStatus]:
+        return [self.statuses[number] for number in sorted(self.statuses, reverse=True)]
+
+
+def _without(table: dict[str, T], name: str) -> dict[str, T]:
+    return {other: value for other, value in table.items() if other != name}
 
 
 class Plane:
@@ -78,7 +86,7 @@ class Plane:
         self._spec, self._remote = dict(models), remote or {}
         self._tracked = {name: _Tracked(spec) for name, spec in models.items()}
         self._served: dict[str, ServedModel] = {}
-        self._refreshing = threading.Lock()
+        self._changing = threading.Lock()
 
     def load(self) -> None:
         """Load everything that is to be served.
@@ -86,22 +94,24 @@ class Plane:
         Raises:
             RaymillError: a model, version or label that is not there, or a damaged version.
         """
-        records = self._overrides.read()
-        self._apply(records)
-        for name in self._tracked:
-            self._refresh(name)
-        self._overrides.applied({record.change for record in records.values()})
+        with self._changing:
+            records = self._overrides.read()
+            self._apply(records)
+            for name in self._tracked:
+                self._refresh(name)
+            self._overrides.applied({record.change for record in records.values()})
 
     def refresh(self) -> None:
         """Follow the labels. What cannot be loaded is logged and shown in the status; the old one stays."""
-        records = self._overrides.read()
-        self._apply(records)
-        for name in list(self._tracked):
-            try:
-                self._refresh(name)
-            except (RaymillError, OSError) as error:
-                log.error("model %s: %s; going on with what is loaded", name, error)
-        self._overrides.applied({record.change for record in records.values()})
+        with self._changing:
+            records = self._overrides.read()
+            self._apply(records)
+            for name in self._tracked:
+                try:
+                    self._refresh(name)
+                except (RaymillError, OSError) as error:
+                    log.error("model %s: %s; going on with what is loaded", name, error)
+            self._overrides.applied({record.change for record in records.values()})
 
     def models(self) -> list[str]:
         """Return the names of all models, loaded or not."""
@@ -130,8 +140,8 @@ class Plane:
     def index(self) -> list[IndexEntry]:
         """Return where every version stands, by model; see `status` for one model."""
         entries = []
-        for name in self.models():
-            statuses = self.status(name)
+        for name, tracked in sorted(self._tracked.items()):
+            statuses = tracked.newest_first()
             if not statuses:
                 entries.append(IndexEntry(name, None, "UNAVAILABLE", "not loaded yet"))
             for status in statuses:
@@ -168,7 +178,8 @@ class Plane:
     def statistics(self, model: str | None = None, wanted: str | int | None = None) -> list[ModelStatistics]:
         """Return the counts of all loaded versions, of one model's, or of one version. Raises as `status`."""
         if model is None:
-            return [found for name in self.models() for found in self.statistics(name)]
+            every = [served.versions.items() for _, served in sorted(self._served.items())]
+            return [loaded.statistics for versions in every for _, loaded in sorted(versions, reverse=True)]
         numbers = [status.number for status in self.status(model, wanted)]
         served = self._served.get(model)
         versions = served.versions if served else {}
@@ -182,7 +193,7 @@ class Plane:
         """
         tracked = self._known(model)
         if wanted is None:
-            return [tracked.statuses[number] for number in sorted(tracked.statuses, reverse=True)]
+            return tracked.newest_first()
         number = wanted if isinstance(wanted, int) else self._label(model, wanted)
         if number not in tracked.statuses:
             raise NotFound(f"model {model!r} has no version {number} here; {self._have(model)}")
@@ -258,10 +269,11 @@ class Plane:
         return served.labels[label]
 
     def _known(self, model: str) -> _Tracked:
-        if model not in self._tracked:
+        tracked = self._tracked.get(model)
+        if tracked is None:
             names = self.models()
             raise NotFound(f"model {model!r} is not served; have: {', '.join(names)}.{nearest(model, names)}")
-        return self._tracked[model]
+        return tracked
 
     def _have(self, model: str) -> str:
         served = self._served.get(model)
@@ -272,34 +284,36 @@ class Plane:
 
     def _apply(self, overrides: Mapping[str, Override]) -> None:
         """Bring what is to be served in line with what clients changed."""
-        with self._refreshing:
-            for name, override in overrides.items():
-                if override.removed:
-                    self._take_away(name)
-                    self._tracked.pop(name, None)
-                    continue
-                spec = self._spec.get(name, ModelSpec())
-                if override.serve is not None:
-                    spec = spec.model_copy(update={"serve": override.serve})
-                tracked = self._tracked.setdefault(name, _Tracked(spec))
-                tracked.spec, tracked.unloaded = spec, override.unloaded
-                if override.unloaded:
-                    self._take_away(name)
+        for name, override in overrides.items():
+            if override.removed:
+                self._take_away(name)
+                self._tracked = _without(self._tracked, name)
+                continue
+            spec = self._spec.get(name, ModelSpec())
+            if override.serve is not None:
+                spec = spec.model_copy(update={"serve": override.serve})
+            tracked = self._tracked.get(name) or _Tracked(spec)
+            self._tracked = self._tracked | {name: tracked}
+            tracked.spec, tracked.unloaded = spec, override.unloaded
+            if override.unloaded:
+                self._take_away(name)
 
     def _take_away(self, name: str) -> None:
-        served = self._served.pop(name, None)
+        served = self._served.get(name)
+        self._served = _without(self._served, name)
         for number, version in served.versions.items() if served else ():
             self._tracked[name].statuses[number] = VersionStatus(number, "END")
             self._memory.forget(version)
             log.info("model %s: version %s unloaded", name, number)
 
     async def _everywhere(self, change: Callable[[], list[str]]) -> None:
-        """Make changes here, then wait until other replicas have followed."""
+        """Make changes here, after those under way, then wait until other replicas have followed."""
 
         def here() -> list[str]:
-            changes = change()
-            self._overrides.applied(changes)
-            return changes
+            with self._changing:
+                changes = change()
+                self._overrides.applied(changes)
+                return changes
 
         await self._overrides.everywhere(await asyncio.to_thread(here))
 
@@ -341,33 +355,29 @@ class Plane:
         return changes
 
     def _refresh(self, name: str) -> None:
-        with self._refreshing:
-            tracked, old = self._tracked[name], self._served.get(name)
-            if tracked.unloaded:
-                return
-            numbers = [self._repository.resolve(name, wanted) for wanted in tracked.spec.serve]
-            labels = {
-                wanted: number
-                for wanted, number in zip(tracked.spec.serve, numbers, strict=True)
-                if isinstance(wanted, str) and wanted != "latest" and not wanted.isdigit()
-            }
-            kept = dict(old.versions) if old else {}
-            new = ServedModel(
-                numbers[0],
-                {number: kept.get(number) or self._load(name, number) for number in dict.fromkeys(numbers)},
-                labels,
-            )
-            if old and (old.default, old.labels, set(old.versions)) == (
-                new.default,
-                labels,
-                set(new.versions),
-            ):
-                return
-            self._served[name] = new
-            for gone in kept.keys() - new.versions.keys():
-                tracked.statuses[gone] = VersionStatus(gone, "END")
-                self._memory.forget(kept[gone])
-            log.info("model %s: serving versions %s, labels %s", name, sorted(new.versions), labels)
+        tracked, old = self._known(name), self._served.get(name)
+        if tracked.unloaded:
+            return
+        numbers = [self._repository.resolve(name, wanted) for wanted in tracked.spec.serve]
+        labels = {
+            wanted: number
+            for wanted, number in zip(tracked.spec.serve, numbers, strict=True)
+            if isinstance(wanted, str) and wanted != "latest" and not wanted.isdigit()
+        }
+        kept = dict(old.versions) if old else {}
+        new = ServedModel(
+            numbers[0],
+            {number: kept.get(number) or self._load(name, number) for number in dict.fromkeys(numbers)},
+            labels,
+        )
+        before = old and (old.default, old.labels, set(old.versions))
+        if before == (new.default, labels, set(new.versions)):
+            return
+        self._served = self._served | {name: new}
+        for gone in kept.keys() - new.versions.keys():
+            tracked.statuses[gone] = VersionStatus(gone, "END")
+            self._memory.forget(kept[gone])
+        log.info("model %s: serving versions %s, labels %s", name, sorted(new.versions), labels)
 
     def _load(self, name: str, number: int) -> ServedVersion:
         tracked = self._tracked[name]
