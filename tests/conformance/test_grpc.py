@@ -245,6 +245,22 @@ def test_classify_regress_and_both(ask: Ask) -> None:
     assert len(both.results[1].classification_result.classifications) == 2
 
 
+def test_what_is_null_in_an_example(ask: Ask) -> None:
+    """A feature that is missing, in one example or in all, and NaN, as in a tensor; the toy counts it as 10."""
+
+    def regressed(*examples: Any) -> list[float]:
+        given = tfs.Input(example_list=tfs.ExampleList(examples=examples))
+        asked = tfs.RegressionRequest(model_spec=tfs.ModelSpec(name="toy"), input=given)
+        return [row.value for row in ask("Regress", asked).result.regressions]
+
+    assert regressed(example(x=1.0, w="a"), example(w="a"), example(x=NAN, w="a")) == [3.0, 21.0, 21.0]
+    assert regressed(example(w="a")) == regressed(example(x=NAN, w="a")) == [21.0]
+    assert regressed(example(x=1.0)) == [2.0]
+    given = tfs.Input(example_list=tfs.ExampleList(examples=[example(n=1, w="a")]))
+    strict = tfs.RegressionRequest(model_spec=tfs.ModelSpec(name="strict"), input=given)
+    assert "missing inputs: x" in refused(ask, "INVALID_ARGUMENT", "Regress", strict)
+
+
 def test_classify_and_regress_refuse(ask: Ask) -> None:
     def request(*examples: Any, model: str = "toy") -> Any:
         given = tfs.Input(example_list=tfs.ExampleList(examples=examples))
@@ -295,7 +311,8 @@ def test_signature_names_and_filters(ask: Ask) -> None:
     request.output_filter.append("nothing")
     assert "nothing" in refused(ask, "INVALID_ARGUMENT", name, request)
     request.model_spec.signature_name = "other"
-    assert "serving_default" in refused(ask, "INVALID_ARGUMENT", name, request)
+    message = refused(ask, "FAILED_PRECONDITION", name, request)
+    assert message == 'Serving signature key "other" not found.'
 
 
 # Open Inference Protocol
@@ -305,7 +322,8 @@ def test_health_and_metadata(ask: Ask) -> None:
     assert ask("ServerLive", oip.ServerLiveRequest()).live
     assert ask("ServerReady", oip.ServerReadyRequest()).ready
     assert ask("ModelReady", oip.ModelReadyRequest(name="toy", version="stable")).ready
-    refused(ask, "NOT_FOUND", "ModelReady", oip.ModelReadyRequest(name="tyo"))
+    for name, version in (("tyo", ""), ("toy", "9"), ("toy", "canary")):
+        assert not ask("ModelReady", oip.ModelReadyRequest(name=name, version=version)).ready
     assert "statistics" in ask("ServerMetadata", oip.ServerMetadataRequest()).extensions
     metadata = ask("ModelMetadata", oip.ModelMetadataRequest(name="vector"))
     assert (metadata.name, list(metadata.versions)) == ("vector", ["1"])

@@ -16,7 +16,7 @@ import numpy as np
 from google.protobuf.json_format import ParseDict
 
 import raymill
-from raymill.errors import InvalidInput
+from raymill.errors import InvalidInput, NotFound
 from raymill.serving import oip_tensors, packed
 from raymill.serving.oip_config import model_config
 from raymill.serving.plane import Plane
@@ -58,7 +58,12 @@ class OipGrpc:
         return pb.ServerReadyResponse(ready=self._plane.ready())
 
     async def ModelReady(self, request: Any) -> Any:
-        return pb.ModelReadyResponse(ready=self._plane.model_ready(request.name, _wanted(request.version)))
+        """Say false of what is not there, as Triton does."""
+        try:
+            ready = self._plane.model_ready(request.name, _wanted(request.version))
+        except NotFound:
+            ready = False
+        return pb.ModelReadyResponse(ready=ready)
 
     async def ServerMetadata(self, request: Any) -> Any:
         return pb.ServerMetadataResponse(name="raymill", version=raymill.__version__, extensions=EXTENSIONS)

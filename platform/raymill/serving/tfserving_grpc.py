@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from google.protobuf import any_pb2
 
-from raymill.errors import InvalidInput, Unsupported
+from raymill.errors import Conflict, InvalidInput, Unsupported
 from raymill.serving import tfserving_tensors
 from raymill.serving.plane import Plane
 from raymill.serving.proto import tfserving_messages_pb2 as pb
@@ -47,6 +47,8 @@ class TFServingGrpc:
         return asked.name if asked is not None else "", str(version or "")
 
     async def Predict(self, request: Any) -> Any:
+        if request.model_spec.signature_name not in ("", SIGNATURE_NAME):  # another status than elsewhere
+            raise Conflict(f'Serving signature key "{request.model_spec.signature_name}" not found.')
         model, wanted = _asked(request.model_spec)
         _, manifest = self._plane.manifest(model, wanted)
         specs = {spec.name: spec for spec in manifest.signature.inputs}
@@ -225,5 +227,5 @@ def _versions(config: Any) -> tuple[str | int, ...]:
     if choice == "specific":
         if not policy.specific.versions:
             raise InvalidInput(f"model {config.name!r}: `specific` names no version")
-        return tuple(policy.specific.versions)
+        return tuple(sorted(policy.specific.versions, reverse=True))  # who names none gets the largest
     return ("latest",)

@@ -131,6 +131,8 @@ def fill(tensor: Any, values: np.ndarray) -> None:
 def examples(given: Any, signature: Signature) -> dict[str, Column]:
     """Return the columns of an Input's tf.Examples; a feature of the context belongs to every example.
 
+    A feature that may be null is so in an example without it.
+
     Raises:
         InvalidInput: no examples, or one that lacks a feature or gives it another size or type.
     """
@@ -141,6 +143,7 @@ def examples(given: Any, signature: Signature) -> dict[str, Column]:
     rows = [example.features.feature for example in chosen.examples]
     known = {spec.name: spec for spec in signature.inputs}
     names = dict.fromkeys(name for row in (*rows, context) for name in row)
+    names |= dict.fromkeys(spec.name for spec in signature.inputs if spec.nullable)
     return {
         name: [_feature(row.get(name) or context.get(name), known.get(name), at, name)
                for at, row in enumerate(rows)]
@@ -160,6 +163,8 @@ def _feature(feature: Any, spec: TensorSpec | None, row: int, name: str) -> Any:
         raise InvalidInput(f"input {name!r}, row {row}: {len(values)} values, the model takes {width}")
     if kind == "bytes_list":
         values = packed.texts(values, name)
+    if kind == "float_list" and spec.nullable:  # NaN is null, as it is in a tensor
+        values = [None if math.isnan(value) else value for value in values]
     if spec.dtype == "bool" and kind == "int64_list" and set(values) <= {0, 1}:
         values = list(map(bool, values))
     return values[0] if len(spec.shape) == 1 else values
