@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,21 @@ def test_lines_stream_through_the_ingress(served: str, trained: dict[str, dict[s
         while data := chunk(stream):
             scores += map(float, data.split())
     assert scores == pytest.approx([golden["scores"][0], *golden["scores"] * 20], abs=1e-5)
+
+
+def test_a_client_that_does_not_read_is_not_read_from(served: str) -> None:
+    """What the replica cannot answer yet waits at the client and not in the replica's memory."""
+    host, port = served.removeprefix("http://").split(":")
+    part, sent, most = b"{}\n" * 50_000, 0, 64 << 20  # each line's answer is much larger than it
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall(
+            b"POST /v1/models/flights:predict HTTP/1.1\r\nHost: x\r\n"
+            b"Content-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n" % most
+        )
+        with suppress(TimeoutError):
+            while sent < most:
+                sent += connection.send(part)
+    assert sent < 32 << 20
 
 
 def chunk(stream: Any) -> bytes:

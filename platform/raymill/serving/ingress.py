@@ -7,6 +7,7 @@ autoscaling and draining rest, the limit on them, and its counters and latencies
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import defaultdict, deque
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 REQUEST_ID = "request_id"
 LATENCIES = 50
 """How many latencies Serve's histograms get in a tenth of a second: see `_bound_latencies`."""
+WAITING_PARTS = 4
+"""Parts of a body, of some 64 KiB each, that Serve may have read and the application not."""
 BROKE = frozenset(
     (
         grpc.StatusCode.CANCELLED,
@@ -136,6 +139,7 @@ def install(app: HttpApp, methods: Mapping[str, Handler], max_message_bytes: int
         if not replica._metrics_manager._cached_metrics_enabled:
             raise RuntimeError("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=0 has each request observed at once")
         _bound_latencies(replica._metrics_manager)
+        _bound_bodies()
         _install_http(replica, app)
         _install_grpc(replica, methods)
     except Exception as error:  # whatever another Ray has in its place
@@ -159,6 +163,24 @@ def _bound_latencies(metrics: Any) -> None:
     bounded: Callable[[], deque[float]] = partial(deque, maxlen=LATENCIES)
     metrics._cached_latencies.default_factory = bounded
     metrics._cached_ingress_processing_latencies.default_factory = partial(defaultdict, bounded)
+
+
+def _bound_bodies() -> None:
+    """Have a body that comes faster than it is read wait at the client.
+
+    Serve reads whatever comes into a queue of its own, so that it hears when a client goes, and a stream of
+    lines would be in memory as a whole. Of a full queue it hears once that has been read.
+    """
+    from ray.serve._private.replica import ASGIDIReceiveProxy
+
+    def queue(self: Any) -> Any:
+        if self._queue is None:
+            self._queue = asyncio.Queue(WAITING_PARTS)
+        return self._queue
+
+    if not isinstance(ASGIDIReceiveProxy.queue, property):
+        raise RuntimeError("Serve keeps what it has read of a body elsewhere")
+    ASGIDIReceiveProxy.queue = property(queue)
 
 
 def _install_http(replica: Any, app: HttpApp) -> None:
