@@ -246,7 +246,7 @@ def test_classify_regress_and_both(ask: Ask) -> None:
 
 
 def test_what_is_null_in_an_example(ask: Ask) -> None:
-    """A feature that is missing, in one example or in all, and NaN, as in a tensor; the toy counts it as 10."""
+    """A feature missing in one example or in all, and NaN, as in a tensor; the toy counts null as 10."""
 
     def regressed(*examples: Any) -> list[float]:
         given = tfs.Input(example_list=tfs.ExampleList(examples=examples))
