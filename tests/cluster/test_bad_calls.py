@@ -1,4 +1,4 @@
-"""gRPC calls of a hostile client, on the cluster: each gets its status, and the replica goes on."""
+"""gRPC on the cluster: hostile calls get their status and the replica goes on; reflection tells all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import toy
 import yaml
 from conftest import Cluster
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from raymill.repo import Repository
 from raymill.serving.proto import oip_messages_pb2 as oip
@@ -58,6 +59,13 @@ def test_a_name_that_no_metric_takes_leaves_the_replica_following(
     while versions(channel, "quick") != ["2"]:
         assert time.monotonic() < deadline, "the replica no longer follows the labels"
         time.sleep(0.2)
+
+
+def test_reflection_tells_the_public_messages(channel: grpc.Channel) -> None:
+    database = ProtoReflectionDescriptorDatabase(channel)
+    assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= set(database.get_services())
+    file = database.FindFileContainingSymbol("inference.GRPCInferenceService")
+    assert "ModelInferRequest" in {message.name for message in file.message_type}
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])

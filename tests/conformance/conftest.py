@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,6 +22,7 @@ from raymill.serving.http import HttpApp
 from raymill.serving.plane import Plane
 from raymill.serving.spec import ModelSpec
 
+HERE = Path(__file__).parent
 Ask = Callable[[str, Any], Any]
 METHODS = {
     method.name: method for name in GRPC_PROTOCOLS for method in rpc.methods(GRPC_PROTOCOLS.load(name))
@@ -70,3 +75,19 @@ def ask(plane: Plane) -> Iterator[Ask]:
             await server.stop(None)
 
         runner.run(stop())
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of a process that serves the toys."""
+    root = HERE.parents[1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "platform"), str(root / "tests")])}
+    command = [sys.executable, str(HERE / "serve_toys_grpc.py"), str(tmp_path_factory.mktemp("toys"))]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            port = server.stdout.readline().strip()
+            assert port.isdigit(), f"the server's exit status is {server.poll()}"
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.terminate()

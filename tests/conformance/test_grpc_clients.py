@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 import grpc
 import pytest
 from environments import run
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from raymill.serving.proto import oip_messages_pb2 as oip
-
-HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="session")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """HOST:PORT of a process that serves the toys."""
-    root = HERE.parents[1]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "platform"), str(root / "tests")])}
-    command = [sys.executable, str(HERE / "serve_toys_grpc.py"), str(tmp_path_factory.mktemp("toys"))]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout is not None
-            port = server.stdout.readline().strip()
-            assert port.isdigit(), f"the server's exit status is {server.poll()}"
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.terminate()
 
 
 def test_tritonclient(address: str) -> None:
@@ -87,3 +63,5 @@ def test_health(address: str) -> None:
         with pytest.raises(grpc.RpcError) as error:
             next(stub.Watch(health_pb2.HealthCheckRequest(), timeout=20))
         assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        load = channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelLoad")
+        load(oip.RepositoryModelRequest(model_name="strict").SerializeToString(), timeout=20)

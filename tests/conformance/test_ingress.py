@@ -7,11 +7,12 @@ import types
 from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import grpc
 import pytest
 
-from raymill.serving import ingress
+from raymill.serving import ingress, rpc
 from raymill.serving.ingress import REQUEST_ID, _unary
 
 METHOD = "/toy.Toys/Ask"
@@ -230,6 +231,34 @@ def test_serves_server_takes_messages_up_to_the_limit(monkeypatch: pytest.Monkey
         return found
 
     assert asyncio.run(codes()) == ["OK", "RESOURCE_EXHAUSTED"]
+
+
+def test_serves_reflection_tells_the_public_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+    from ray.serve._private import grpc_util
+
+    monkeypatch.setattr(grpc_util, "reflection", grpc_util.reflection)
+    ingress._reflect_public_messages()
+
+    def told(port: int) -> tuple[list[str], set[str]]:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            database = ProtoReflectionDescriptorDatabase(channel)
+            file = database.FindFileContainingSymbol("inference.GRPCInferenceService")
+            return list(database.get_services()), {message.name for message in file.message_type}
+
+    async def run() -> tuple[list[str], set[str]]:
+        server = grpc_util.gRPCGenericServer(lambda **_: theirs)
+        rpc.add_inference_service(mock.Mock(), server)
+        grpc_util.enable_server_reflection(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        found = await asyncio.to_thread(told, port)
+        await server.stop(None)
+        return found
+
+    services, messages = asyncio.run(run())
+    assert "inference.GRPCInferenceService" in services
+    assert {"ModelInferRequest", "ModelInferResponse"} <= messages
 
 
 def test_metrics_that_cannot_be_exported_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:

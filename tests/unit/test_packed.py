@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raymill.errors import InvalidInput
-from raymill.serving import packed
+from raymill.serving import packed, public
 from raymill.serving.proto import oip_messages_pb2 as pb
 
+PUBLIC = message_factory.GetMessageClass(public.pool().FindMessageTypeByName("inference.InferTensorContents"))
 FIELDS = {
     "bool": "bool_contents", "int32": "int_contents", "int64": "int64_contents", "uint32": "uint_contents",
     "uint64": "uint64_contents", "float32": "fp32_contents", "float64": "fp64_contents",
@@ -29,14 +31,26 @@ VALUES = {name: st.integers(*ends) for name, ends in INT.items()} | {
 @given(data=st.data())
 def test_what_protobuf_writes_and_reads(dtype: str, data: st.DataObject) -> None:
     values = data.draw(st.lists(VALUES[dtype], min_size=1, max_size=40))
-    plain = pb.UnpackedContents(**{FIELDS[dtype]: values})
+    plain = PUBLIC(**{FIELDS[dtype]: values})
     message = pb.InferTensorContents.FromString(plain.SerializeToString())
     chunks = getattr(message, FIELDS[dtype])
     expected = np.array(values, dtype)
     np.testing.assert_array_equal(packed.numbers(chunks, dtype).astype(dtype), expected)
     written = pb.InferTensorContents(**{FIELDS[dtype]: [packed.pack(expected)]})
-    read = pb.UnpackedContents.FromString(written.SerializeToString())
+    read = PUBLIC.FromString(written.SerializeToString())
     np.testing.assert_array_equal(np.array(getattr(read, FIELDS[dtype]), dtype), expected)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "int64", "uint32", "uint64"])
+@given(values=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20))
+def test_a_varint_that_is_too_long_for_its_field_is_read_as_protobuf_reads_it(
+    dtype: str, values: list[int]
+) -> None:
+    """Of 32-bit fields the low bits count: some writers send -1 in five bytes, others in ten."""
+    data = packed.pack(np.array(values, np.uint64).view(np.int64))
+    message = pb.InferTensorContents(**{FIELDS[dtype]: [data]})
+    expected = list(getattr(PUBLIC.FromString(message.SerializeToString()), FIELDS[dtype]))
+    assert packed.numbers([data], dtype).astype(dtype).tolist() == expected
 
 
 def test_chunks_are_one_list() -> None:

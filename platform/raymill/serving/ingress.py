@@ -13,11 +13,13 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import ray
 
+from raymill.serving import public
 from raymill.serving.connection import connection_class
 from raymill.serving.http import Header, HttpApp, Request
 from raymill.serving.rpc import Handler, limits
@@ -135,6 +137,7 @@ def install(app: HttpApp, methods: Mapping[str, Handler], max_message_bytes: int
     """
     try:
         _bound_messages(max_message_bytes)
+        _reflect_public_messages()
         replica = _replica()
         if not replica._metrics_manager._cached_metrics_enabled:
             raise RuntimeError("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=0 has each request observed at once")
@@ -152,6 +155,14 @@ def _bound_messages(max_bytes: int) -> None:
 
     options = dict(grpc_util.DEFAULT_GRPC_SERVER_OPTIONS) | dict(limits(max_bytes))
     grpc_util.DEFAULT_GRPC_SERVER_OPTIONS = list(options.items())
+
+
+def _reflect_public_messages() -> None:
+    """Have Serve's reflection tell the protocols' public messages in the place of ours."""
+    from ray.serve._private import grpc_util
+
+    name, _ = grpc_util.reflection.SERVICE_NAME, grpc_util.enable_server_reflection
+    grpc_util.reflection = SimpleNamespace(SERVICE_NAME=name, enable_server_reflection=public.reflect)
 
 
 def _bound_latencies(metrics: Any) -> None:

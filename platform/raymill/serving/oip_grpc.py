@@ -1,7 +1,7 @@
 """The Open Inference Protocol over gRPC: `inference.GRPCInferenceService`, KServe's and Triton's clients.
 
 https://github.com/kserve/open-inference-protocol, with Triton's repository, statistics and model
-configuration extensions.
+configuration extensions. MLServer's clients ask for the repository at `ModelRepositoryService`.
 A version may be a label.
 """
 
@@ -21,7 +21,7 @@ from raymill.serving import oip_tensors, packed
 from raymill.serving.oip_config import model_config
 from raymill.serving.plane import Plane
 from raymill.serving.proto import oip_messages_pb2 as pb
-from raymill.serving.proto import oip_service_pb2
+from raymill.serving.proto import oip_repository_service_pb2, oip_service_pb2
 from raymill.serving.statistics import ModelStatistics
 from raymill.tensors import OIP_DTYPES, TensorSpec
 
@@ -40,8 +40,11 @@ class OipGrpc:
     """Health, metadata, infer; model repository, statistics and configuration."""
 
     name: ClassVar[str] = "oip_grpc"
-    services: ClassVar[tuple[Any, ...]] = tuple(oip_service_pb2.DESCRIPTOR.services_by_name.values())
-    servicer_functions: ClassVar[tuple[str, ...]] = ("add_inference_service",)
+    services: ClassVar[tuple[Any, ...]] = (
+        *oip_repository_service_pb2.DESCRIPTOR.services_by_name.values(),
+        *oip_service_pb2.DESCRIPTOR.services_by_name.values(),
+    )
+    servicer_functions: ClassVar[tuple[str, ...]] = ("add_inference_service", "add_repository_service")
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
@@ -169,7 +172,10 @@ def _columns(request: Any, specs: dict[str, TensorSpec]) -> dict[str, Sequence[A
 
 
 def _listed(tensor: Any, spec: TensorSpec, rows: int) -> Sequence[Any] | np.ndarray:
-    """Return the values of a tensor's contents; whole numbers as int64, not yet held to a range."""
+    """Return the values of a tensor's contents; whole numbers as int64, not yet held to a range.
+
+    Raises OneByOne as `packed.find_strays` does.
+    """
     if spec.dtype not in _CONTENTS:
         raise InvalidInput(
             f"input {spec.name!r}: {OIP_DTYPES[spec.dtype]} travels in raw_input_contents only"
@@ -179,12 +185,10 @@ def _listed(tensor: Any, spec: TensorSpec, rows: int) -> Sequence[Any] | np.ndar
     size = rows * math.prod(spec.shape[1:])
     if spec.dtype == "string":
         values: Any = packed.texts(given, spec.name)
-    elif given:
-        values = packed.numbers(given, spec.dtype)
     else:
-        plain = pb.UnpackedContents.FromString(tensor.contents.SerializeToString())
-        values = np.array(getattr(plain, field), spec.dtype if spec.dtype in packed.FIXED else np.int64)
+        values = packed.numbers(given, spec.dtype)
     if len(values) != size:
+        packed.find_strays(tensor.contents)
         raise InvalidInput(
             f"input {spec.name!r} has {len(values)} elements in {field}, its shape makes {size}"
         )

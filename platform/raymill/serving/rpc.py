@@ -18,9 +18,9 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from raymill.errors import RaymillError
-from raymill.serving import GRPC_PROTOCOLS
+from raymill.serving import GRPC_PROTOCOLS, packed, public
 from raymill.serving.plane import Plane
-from raymill.serving.proto import oip_service_pb2, tfserving_services_pb2
+from raymill.serving.proto import oip_repository_service_pb2, oip_service_pb2, tfserving_services_pb2
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,12 @@ def handler(protocol: GrpcProtocol, plane: Plane, method: Any) -> Handler:
         code, message, answer = grpc.StatusCode.OK, None, None
         try:
             message = parse(request)
-            answer = await answer_of(message)
+            try:
+                answer = await answer_of(message)
+            except packed.OneByOne:
+                message = parse(public.packed(method, request))
+                message.DiscardUnknownFields()
+                answer = await answer_of(message)
             return answer
         except asyncio.CancelledError:  # nobody waits for an answer any more
             left_s = context.time_remaining()
@@ -147,6 +152,12 @@ def add_inference_service(servicer: Any, server: Any) -> None:
     add_service(oip_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"], servicer, server)
 
 
+def add_repository_service(servicer: Any, server: Any) -> None:
+    """Register MLServer's ModelRepositoryService."""
+    services = oip_repository_service_pb2.DESCRIPTOR.services_by_name
+    add_service(services["ModelRepositoryService"], servicer, server)
+
+
 def add_health_service(servicer: Any, server: Any) -> None:
     """Register gRPC's own health service."""
     add_service(health_pb2.DESCRIPTOR.services_by_name["Health"], servicer, server)
@@ -169,8 +180,11 @@ def limits(max_bytes: int) -> list[tuple[str, int]]:
 def server(plane: Plane, address: str, max_bytes: int = MAX_MESSAGE_BYTES) -> tuple[Any, int]:
     """Return a grpc.aio server of all protocols, not yet started, and its port: serving without Ray."""
     made = grpc.aio.server(options=limits(max_bytes))
+    names = []
     for name in GRPC_PROTOCOLS:
         protocol = GRPC_PROTOCOLS.load(name)(plane)
         for service in protocol.services:
             add_service(service, _Servicer(protocol, plane), made)
+            names.append(service.full_name)
+    public.reflect(names, made)
     return made, made.add_insecure_port(address)

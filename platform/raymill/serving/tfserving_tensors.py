@@ -39,6 +39,8 @@ shape: as much as the largest message that is taken by default."""
 def column(name: str, tensor: Any, spec: TensorSpec | None, max_filled_bytes: int) -> Column:
     """Return one input as a column: [rows], or [rows, width] for a vector; [rows, 1] is [rows].
 
+    Raises OneByOne as `packed.find_strays` does.
+
     Args:
         max_filled_bytes: Largest column that is made of fewer values than it has.
 
@@ -66,6 +68,7 @@ def column(name: str, tensor: Any, spec: TensorSpec | None, max_filled_bytes: in
         return texts if len(texts) == size else _resized(texts, "", 8, shape, name, max_filled_bytes)
     values = _values(name, tensor, dtype, size)
     if len(values) != size:
+        packed.find_strays(tensor)
         values = _resized(values, values.dtype.type(), values.itemsize, shape, name, max_filled_bytes)
     return values.reshape(shape[0], *wanted)
 
@@ -82,13 +85,7 @@ def _values(name: str, tensor: Any, dtype: str, size: int) -> np.ndarray:
         if dtype == "bool" and found.view(np.uint8).max() > 1:
             raise InvalidInput(f"input {name!r} has a DT_BOOL that is neither 0 nor 1")
         return found
-    field = _FIELDS[dtype]
-    chunks = getattr(tensor, field)
-    if chunks:
-        values = packed.numbers(chunks, dtype)
-    else:
-        plain = pb.UnpackedTensor.FromString(tensor.SerializeToString())
-        values = np.array(getattr(plain, field), dtype if dtype in packed.FIXED else np.int64)
+    values = packed.numbers(getattr(tensor, _FIELDS[dtype]), dtype)
     if dtype == "bool":
         values = values.astype(bool)
     elif dtype == "float16":
