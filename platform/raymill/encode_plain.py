@@ -40,7 +40,9 @@ def numbers(column: FittedColumn, values: Values) -> np.ndarray | list[float]:
     """Return finite numbers [N] of any dtype, but for a null's fill. Not for arrays that `floats` takes."""
     origin = column.origin_us
     if isinstance(values, np.ndarray) and values.ndim == 1 and _fits(column, values.dtype):
-        return values if origin is None else (values - origin) * 1e-6
+        if origin is None:
+            return values
+        return (values.astype(np.float64) - origin) * 1e-6  # an int64 would wrap around, silently
     fill = column.fill if column.nullable else None
     (low, high), types = column.bounds, column.types
     out = []
@@ -137,7 +139,8 @@ def _wrong_value(column: FittedColumn, value: Any, row: int) -> str:
     if column.kind == "numeric" and isinstance(value, int | float) and not isinstance(value, bool):
         low, high = column.bounds
         if not low <= value <= high:
-            return f"input {column.name!r}, row {row}: {value!r:.60} is outside the range of {column.dtype}"
+            limit = "float32, as which a float64 is computed" if column.dtype == "float64" else column.dtype
+            return f"input {column.name!r}, row {row}: {value!r:.60} is outside the range of {limit}"
     return (
         f"input {column.name!r}, row {row}: expected {column.dtype}, got {type(value).__name__} {value!r:.60}"
     )

@@ -140,6 +140,11 @@ def test_nan_is_null_in_arrays_of_columns_with_a_policy(width: int) -> None:
 def test_times_and_categories_come_as_arrays_too() -> None:
     time = one("int64", origin_us=1_000_000).encode_columns({"x": np.array([3_000_000, 1_500_000])})
     assert time.numeric_NF[:, 0].tolist() == [2.0, 0.5]
+    ends = np.iinfo(np.int64)
+    for values in ([ends.min, ends.max], [ends.max, ends.min]):
+        far = one("int64", origin_us=1_600_000_000_000_000).encode_columns({"x": np.array(values)})
+        listed = one("int64", origin_us=1_600_000_000_000_000).encode_columns({"x": values})
+        np.testing.assert_array_equal(far.numeric_NF, listed.numeric_NF)
     known = {"kind": "categorical", "nulls": "unknown"}
     texts = one("string", vocabulary=("a", "b"), **known)
     words = np.array(["b", None, "zz", "a"], object)

@@ -226,6 +226,23 @@ def refusal(call) -> str:
     return str(caught.value)
 
 
+def test_forms_of_latest_are_several_versions(repository, publish):
+    with pytest.raises(NotFound):
+        repository.resolve_all("toy", "latest:2")
+    for _ in range(11):
+        publish("toy")
+    repository.label("toy", "stable", 2)
+    assert repository.resolve_all("toy", "latest:2") == [11, 10]
+    assert repository.resolve_all("toy", "latest:all") == repository.resolve_all("toy", "latest:99")
+    assert repository.resolve_all("toy", "latest:all") == list(range(11, 0, -1))
+    assert [repository.resolve_all("toy", wanted) for wanted in ("stable", 3, "3", "latest")] == [
+        [2], [3], [3], [11],
+    ]  # fmt: skip
+    for wrong in ("latest:0", "latest:", "latest:-1", "latest:x"):
+        with pytest.raises(NotFound, match="has no label"):
+            repository.resolve_all("toy", wrong)
+
+
 def test_what_is_absent_is_told_with_what_is_there(repository, publish):
     root = repository.root.uri
     assert (

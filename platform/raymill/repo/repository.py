@@ -27,6 +27,7 @@ from raymill.repo.manifest import MANIFEST_FILE, FileEntry, Manifest
 from raymill.storage import Location, copy_tree, locate
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+_LATEST = re.compile(r"latest:(?P<count>all|[1-9][0-9]{0,8})\Z")
 _RENAME_TRIES = 100
 
 
@@ -108,6 +109,18 @@ class Repository:
         if wanted not in labels:
             raise NotFound(self._absent(model, f"label {wanted!r}"))
         return labels[wanted]
+
+    def resolve_all(self, model: str, wanted: str | int) -> list[int]:
+        """Return the number that `resolve` does, or those of "latest:N" or "latest:all", the last one first.
+
+        Raises as `resolve` does.
+        """
+        match = _LATEST.match(str(wanted))
+        if match is None:
+            return [self.resolve(model, wanted)]
+        newest = self.resolve(model)
+        numbers = [newest, *reversed([number for number in self.versions(model) if number < newest])]
+        return numbers if match["count"] == "all" else numbers[: int(match["count"])]
 
     def publish(self, model: str, staged: Path, manifest: Manifest, check: Callable[[Path], None]) -> Version:
         """Make the files of a local directory the next version of `model`.

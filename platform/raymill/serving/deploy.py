@@ -85,7 +85,7 @@ def check(spec: ServeSpec) -> dict[str, dict[str, int]]:
     """
     repository = Repository(spec.repository)
     return {
-        name: {str(wanted): repository.resolve(name, wanted) for wanted in model.serve}
+        name: {str(wanted): repository.resolve_all(name, wanted)[0] for wanted in model.serve}
         for name, model in spec.models.items()
     }
 

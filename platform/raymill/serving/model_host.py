@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ class ModelHost:
             raise RuntimeError("the task that follows labels has ended")
 
     def _wanted(self) -> list[int]:
-        numbers = (self._repository.resolve(self._name, wanted) for wanted in self._spec.serve)
-        return list(dict.fromkeys(numbers))
+        wanted = (self._repository.resolve_all(self._name, wanted) for wanted in self._spec.serve)
+        return list(dict.fromkeys(chain.from_iterable(wanted)))
 
     def _load(self, number: int) -> ServedVersion:
         return ServedVersion(self._repository.version(self._name, number), self._spec, Memory())

@@ -13,9 +13,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +30,10 @@ from raymill.serving.served import (
     RemotePredict,
     ServedModel,
     ServedVersion,
+    Tracked,
     VersionStatus,
+    is_label,
+    without,
 )
 from raymill.serving.spec import ModelSpec
 from raymill.serving.statistics import ModelStatistics
@@ -39,24 +41,6 @@ from raymill.serving.statistics import ModelStatistics
 __all__ = ["Answer", "IndexEntry", "Plane", "ServedModel", "ServedVersion", "VersionStatus"]
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-@dataclass
-class _Tracked:
-    """What the plane remembers of one model between refreshes."""
-
-    spec: ModelSpec
-    statuses: dict[int, VersionStatus] = field(default_factory=dict)
-    unloaded: bool = False
-    """Whether somebody unloaded it, so that it stays away until it is loaded again."""
-
-    def newest_first(self) -> list[VersionStatus]:
-        return [self.statuses[number] for number in sorted(self.statuses, reverse=True)]
-
-
-def _without(table: dict[str, T], name: str) -> dict[str, T]:
-    return {other: value for other, value in table.items() if other != name}
 
 
 class Plane:
@@ -84,7 +68,7 @@ class Plane:
         self.metrics = metrics or RequestMetrics()
         self.observe = self.metrics.observe
         self._spec, self._remote = dict(models), remote or {}
-        self._tracked = {name: _Tracked(spec) for name, spec in models.items()}
+        self._tracked = {name: Tracked(spec) for name, spec in models.items()}
         self._served: dict[str, ServedModel] = {}
         self._changing = threading.Lock()
 
@@ -268,7 +252,7 @@ class Plane:
             raise NotFound(f"model {model!r} serves no label {label!r}; {self._have(model)}")
         return served.labels[label]
 
-    def _known(self, model: str) -> _Tracked:
+    def _known(self, model: str) -> Tracked:
         tracked = self._tracked.get(model)
         if tracked is None:
             names = self.models()
@@ -287,12 +271,12 @@ class Plane:
         for name, override in overrides.items():
             if override.removed:
                 self._take_away(name)
-                self._tracked = _without(self._tracked, name)
+                self._tracked = without(self._tracked, name)
                 continue
             spec = self._spec.get(name, ModelSpec())
             if override.serve is not None:
                 spec = spec.model_copy(update={"serve": override.serve})
-            tracked = self._tracked.get(name) or _Tracked(spec)
+            tracked = self._tracked.get(name) or Tracked(spec)
             self._tracked = self._tracked | {name: tracked}
             tracked.spec, tracked.unloaded = spec, override.unloaded
             if override.unloaded:
@@ -300,7 +284,7 @@ class Plane:
 
     def _take_away(self, name: str) -> None:
         served = self._served.get(name)
-        self._served = _without(self._served, name)
+        self._served = without(self._served, name)
         for number, version in served.versions.items() if served else ():
             self._tracked[name].statuses[number] = VersionStatus(number, "END")
             self._memory.forget(version)
@@ -311,11 +295,20 @@ class Plane:
 
         def here() -> list[str]:
             with self._changing:
-                changes = change()
+                try:
+                    changes = change()
+                except RaymillError as error:
+                    error.args = (self._told(error), *error.args[1:])
+                    raise
                 self._overrides.applied(changes)
                 return changes
 
         await self._overrides.everywhere(await asyncio.to_thread(here))
+
+    def _told(self, error: Exception) -> str:
+        """Return what clients are told of an error: not where on our disks or stores the repository is."""
+        root = self._repository.root
+        return str(error).replace(root.uri, root.name)
 
     def _load_again(self, name: str) -> list[str]:
         self._known(name)
@@ -342,10 +335,10 @@ class Plane:
     def _replace(self, models: Mapping[str, tuple[str | int, ...]]) -> list[str]:
         for name, serve in models.items():  # what is wrong shows before anything is changed
             for wanted in serve:
-                number = self._repository.resolve(name, wanted)
                 served = self._served.get(name)
-                if served is None or number not in served.versions:
-                    ServedVersion(self._repository.version(name, number), ModelSpec(), Memory())
+                for number in self._repository.resolve_all(name, wanted):
+                    if served is None or number not in served.versions:
+                        ServedVersion(self._repository.version(name, number), ModelSpec(), Memory())
         removed = {name: Override(removed=True) for name in self._tracked.keys() - models.keys()}
         replaced = {name: Override(serve=serve) for name, serve in models.items()}
         changes = [self._write(name, override) for name, override in (removed | replaced).items()]
@@ -358,12 +351,9 @@ class Plane:
         tracked, old = self._known(name), self._served.get(name)
         if tracked.unloaded:
             return
-        numbers = [self._repository.resolve(name, wanted) for wanted in tracked.spec.serve]
-        labels = {
-            wanted: number
-            for wanted, number in zip(tracked.spec.serve, numbers, strict=True)
-            if isinstance(wanted, str) and wanted != "latest" and not wanted.isdigit()
-        }
+        found = {wanted: self._repository.resolve_all(name, wanted) for wanted in tracked.spec.serve}
+        numbers = [number for behind in found.values() for number in behind]
+        labels = {str(wanted): number for wanted, (number, *_) in found.items() if is_label(wanted)}
         kept = dict(old.versions) if old else {}
         new = ServedModel(
             numbers[0],
@@ -387,7 +377,7 @@ class Plane:
                 self._repository.version(name, number), tracked.spec, self._memory, self._remote.get(name)
             )
         except Exception as error:
-            tracked.statuses[number] = VersionStatus(number, "END", str(error))
+            tracked.statuses[number] = VersionStatus(number, "END", self._told(error))
             raise
         tracked.statuses[number] = VersionStatus(number, "AVAILABLE")
         return loaded

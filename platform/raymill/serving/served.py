@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from raymill.serving.statistics import ModelStatistics
 RemotePredict = Callable[[int, Features, float | None], Awaitable[np.ndarray]]
 """Returns the scores of a version's features from replicas of the model's own, within a timeout."""
 
+T = TypeVar("T")
 State = Literal["LOADING", "AVAILABLE", "UNLOADING", "END"]
 
 
@@ -139,3 +140,26 @@ class Answer:
 
     version: int
     outputs: dict[str, np.ndarray]
+
+
+@dataclass
+class Tracked:
+    """What the plane remembers of one model between refreshes."""
+
+    spec: ModelSpec
+    statuses: dict[int, VersionStatus] = field(default_factory=dict)
+    unloaded: bool = False
+    """Whether somebody unloaded it, so that it stays away until it is loaded again."""
+
+    def newest_first(self) -> list[VersionStatus]:
+        return [self.statuses[number] for number in sorted(self.statuses, reverse=True)]
+
+
+def without(table: dict[str, T], name: str) -> dict[str, T]:
+    """Return a table without one name; those who read `table` do not notice."""
+    return {other: value for other, value in table.items() if other != name}
+
+
+def is_label(wanted: str | int) -> bool:
+    """Whether what a spec serves is a label, and neither a number nor a form of "latest"."""
+    return isinstance(wanted, str) and not wanted.isdigit() and wanted.partition(":")[0] != "latest"

@@ -60,8 +60,9 @@ class ModelSpec(Spec):
     """One model to serve."""
 
     serve: tuple[str | int, ...] = ("stable",)
-    """Labels, version numbers or "latest". Labels and latest are followed: what they point at is
-    loaded, then takes over, then the old version goes. A request that names no version gets the first."""
+    """Labels, version numbers, "latest", "latest:N" for the last N or "latest:all". All but numbers are
+    followed: what they point at is loaded, then takes over, then the old version goes. A request that
+    names no version gets the first."""
 
     placement: Literal["shared", "own"] = "shared"
     """shared: in the replicas that answer requests, beside other models. own: in replicas of its own, with

@@ -214,11 +214,6 @@ def _versions(config: Any) -> tuple[str | int, ...]:
     """Return what a ModelConfig says is to be served, in the terms of a serve spec."""
     policy = config.model_version_policy
     choice = policy.WhichOneof("policy_choice")
-    if choice == "all" or (choice == "latest" and policy.latest.num_versions > 1):
-        raise Unsupported(
-            f"model {config.name!r}: version policies are served as one latest or as `specific` versions; "
-            f"got {choice}"
-        )
     if config.version_labels:
         raise Unsupported(
             f"model {config.name!r}: labels belong to the repository, where all servers see them; "
@@ -228,4 +223,6 @@ def _versions(config: Any) -> tuple[str | int, ...]:
         if not policy.specific.versions:
             raise InvalidInput(f"model {config.name!r}: `specific` names no version")
         return tuple(sorted(policy.specific.versions, reverse=True))  # who names none gets the largest
-    return ("latest",)
+    if choice == "all":
+        return ("latest:all",)
+    return (f"latest:{policy.latest.num_versions}" if policy.latest.num_versions > 1 else "latest",)
