@@ -92,6 +92,26 @@ def test_a_repository_that_vanishes_for_a_while_stops_nothing(repository: Reposi
     assert infer(found, "toy", ONE).version == 2
 
 
+def test_whatever_one_model_s_storage_raises_others_follow(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.publish(repository, tmp_path / "staged-other", model="aaa")
+    found = Plane(repository, {"aaa": ModelSpec(serve=("latest",)), "toy": ModelSpec(serve=("stable",))})
+    found.load()
+    resolve = Repository.resolve
+
+    def failing(self: Repository, model: str, wanted: str | int) -> int:
+        if model == "aaa":
+            raise RuntimeError("an error of the storage's own")
+        return resolve(self, model, wanted)
+
+    monkeypatch.setattr(Repository, "resolve", failing)
+    repository.label("toy", "stable", 2)
+    found.refresh()
+    assert infer(found, "toy", ONE).version == 2
+    assert infer(found, "aaa", ONE).version == 1
+
+
 def test_requests_during_a_change_see_one_version_whole(repository: Repository) -> None:
     found = plane(repository, "stable")
     right = {1: [7.0], 2: [16.0]}

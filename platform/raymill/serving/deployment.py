@@ -89,7 +89,10 @@ class ModelServer:
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(self._spec.poll_seconds)
-            await asyncio.to_thread(self._plane.refresh)
+            try:
+                await asyncio.to_thread(self._plane.refresh)
+            except Exception:  # the cluster's store is away: what is loaded is all the more needed
+                log.exception("cannot look for what has changed; going on with what is loaded")
             await asyncio.to_thread(self._export)
 
     def _export(self) -> None:

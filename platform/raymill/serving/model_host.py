@@ -79,6 +79,6 @@ class ModelHost:
                 for number in self._versions.keys() - {*wanted, *before}:  # one round for those who ask late
                     del self._versions[number]
                 before = wanted
-            except (RaymillError, OSError) as error:
-                log.error("model %s: %s; going on with what is loaded", self._name, error)
+            except Exception as error:  # storage and frameworks raise what they like
+                log.error("model %s: %r; going on with what is loaded", self._name, error)
             await asyncio.sleep(self._poll_s)

@@ -93,8 +93,8 @@ class Plane:
             for name in self._tracked:
                 try:
                     self._refresh(name)
-                except (RaymillError, OSError) as error:
-                    log.error("model %s: %s; going on with what is loaded", name, error)
+                except Exception as error:  # storage and frameworks raise what they like
+                    log.error("model %s: %r; going on with what is loaded", name, error)
             self._overrides.applied({record.change for record in records.values()})
 
     def models(self) -> list[str]:
