@@ -1,8 +1,7 @@
 """Values of a request to numbers and codes; every value is checked, for nobody else has.
 
 A column comes as a sequence of Python values, None for null, or as a numpy array, whose values have
-one type already and are checked together. In an array of floats NaN is null; in a sequence, where
-None can say so, it is an error.
+one type already and are checked together. NaN is null, where the column has a policy for it.
 """
 
 from __future__ import annotations
@@ -36,8 +35,12 @@ def floats(column: FittedColumn, values: np.ndarray) -> np.ndarray | None:
     return np.ascontiguousarray(values, np.float32 if dtype.itemsize <= 4 else np.float64)
 
 
-def numbers(column: FittedColumn, values: Values) -> np.ndarray | list[float]:
-    """Return finite numbers [N] of any dtype, but for a null's fill. Not for arrays that `floats` takes."""
+def numbers(column: FittedColumn, values: Values, vector: int | None = None) -> np.ndarray | list[float]:
+    """Return finite numbers [N] of any dtype, but for a null's fill. Not for arrays that `floats` takes.
+
+    Args:
+        vector: The row whose elements these are; by default each is a row.
+    """
     origin = column.origin_us
     if isinstance(values, np.ndarray) and values.ndim == 1 and _fits(column, values.dtype):
         if origin is None:
@@ -51,10 +54,10 @@ def numbers(column: FittedColumn, values: Values) -> np.ndarray | list[float]:
             out.append(value if origin is None else (value - origin) * 1e-6)
         elif is_whole(value) and column.dtype != "bool" and low <= value <= high:
             out.append(value if origin is None else (int(value) - origin) * 1e-6)
-        elif value is None and fill is not None:
+        elif fill is not None and _is_null(value):
             out.append(fill)
         else:
-            raise InvalidInput(_wrong_value(column, value, row))
+            raise InvalidInput(_wrong_value(column, value, *((row,) if vector is None else (vector, row))))
     return out
 
 
@@ -67,7 +70,7 @@ def vectors(column: FittedColumn, values: Values) -> np.ndarray:
         if value is None and column.nullable:
             out[row] = column.fill
         elif isinstance(value, list | tuple | np.ndarray) and len(value) == column.width:
-            out[row] = numbers(column, _listed(value))  # value by value: nobody settles these
+            out[row] = numbers(column, _listed(value), row)  # value by value: nobody settles these
         else:
             raise InvalidInput(
                 f"input {column.name!r}, row {row}: expected {column.width} numbers, got {value!r:.60}"
@@ -89,8 +92,7 @@ def settle(column: FittedColumn, placed_NW: np.ndarray, values: Values) -> None:
     null = np.isnan(values)
     bad = ~((values >= low) & (values <= high)) & ~(null & column.nullable)
     if bad.any():
-        row = int(np.argwhere(bad)[0][0])
-        raise InvalidInput(_wrong_value(column, values[bad][0].item(), row))
+        raise InvalidInput(_wrong_value(column, values[bad][0].item(), *np.argwhere(bad)[0].tolist()))
     placed_NW[null.reshape(placed_NW.shape)] = column.fill
 
 
@@ -104,8 +106,11 @@ def codes(column: FittedColumn, values: Values) -> list[int]:
     out = []
     for row, value in enumerate(listed):
         if type(value) is allowed or (allowed is int and is_whole(value)):
-            out.append(known.get(value, UNKNOWN_CODE))
-        elif value is None and column.nullable:
+            code = known.get(value, UNKNOWN_CODE)
+            if code == UNKNOWN_CODE and allowed is int and _beyond(column, value):
+                raise InvalidInput(_wrong_value(column, value, row))
+            out.append(code)
+        elif column.nullable and _is_null(value):
             out.append(UNKNOWN_CODE)
         else:
             raise InvalidInput(_wrong_value(column, value, row))
@@ -115,6 +120,15 @@ def codes(column: FittedColumn, values: Values) -> list[int]:
 def is_whole(value: Any) -> bool:
     """Whether a value is a float that is an integer, such as 2.0, which JSON does not tell from 2."""
     return type(value) is float and value.is_integer()
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (type(value) is float and value != value)
+
+
+def _beyond(column: FittedColumn, value: float) -> bool:
+    low, high = column.bounds
+    return not low <= value <= high
 
 
 def _fits(column: FittedColumn, dtype: np.dtype) -> bool:
@@ -133,14 +147,12 @@ def _listed(values: Values) -> Sequence[Any]:
     return values
 
 
-def _wrong_value(column: FittedColumn, value: Any, row: int) -> str:
+def _wrong_value(column: FittedColumn, value: Any, row: int, element: int | None = None) -> str:
+    where = f"input {column.name!r}, row {row}" + ("" if element is None else f", element {element}")
     if value is None:
-        return f"input {column.name!r}, row {row}: null, but this input has no null policy"
-    if column.kind == "numeric" and isinstance(value, int | float) and not isinstance(value, bool):
-        low, high = column.bounds
-        if not low <= value <= high:
-            limit = "float32, as which a float64 is computed" if column.dtype == "float64" else column.dtype
-            return f"input {column.name!r}, row {row}: {value!r:.60} is outside the range of {limit}"
-    return (
-        f"input {column.name!r}, row {row}: expected {column.dtype}, got {type(value).__name__} {value!r:.60}"
-    )
+        return f"{where}: null, but this input has no null policy"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and column.dtype != "string" and _beyond(column, value):
+        limit = "float32, as which a float64 is computed" if column.dtype == "float64" else column.dtype
+        return f"{where}: {value!r:.60} is outside the range of {limit}"
+    return f"{where}: expected {column.dtype}, got {type(value).__name__} {value!r:.60}"

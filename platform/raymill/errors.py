@@ -7,8 +7,9 @@ Every argument goes to `super().__init__`, so that errors survive pickling betwe
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import ClassVar, Literal
 
 Kind = Literal[
@@ -90,6 +91,14 @@ class Diverged(RaymillError):
 
 
 MAX_NAME = 256
+MOST_NAMED, NAME_CHARS = 10, 60
+
+
+def some(names: Collection[str]) -> str:
+    """Return names for a message, as many and as much of each as one reads: a client may send any number."""
+    shown = ", ".join(f"{name:.{NAME_CHARS}}" for name in islice(names, MOST_NAMED))
+    more = len(names) - MOST_NAMED
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def nearest(wrong: str, right: Iterable[str]) -> str:

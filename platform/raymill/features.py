@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from raymill import encode_arrow, encode_plain
 from raymill.columns import Column, FittedColumn, check_schema, input_dtype, resolve_kind
 from raymill.config import Spec
-from raymill.errors import DataError, InvalidInput, nearest
+from raymill.errors import DataError, InvalidInput, nearest, some
 from raymill.evaluation import Task
 from raymill.kernels import block_rows, gather, place, stack, tile_rows, weave
 from raymill.tensors import Signature, TensorSpec
@@ -242,7 +242,7 @@ class Encoder(Spec):
         lengths = set(map(len, columns.values()))
         if len(lengths) > 1:
             sizes = {name: len(values) for name, values in columns.items()}
-            raise InvalidInput(f"all columns need the same number of rows, got {sizes}")
+            raise InvalidInput(f"all columns need the same number of rows, got {sizes!r:.600}")
         features = self.empty(lengths.pop() if lengths else 0)
         if not self._place(columns, features):
             for name, (column, j) in self._places.items():
@@ -314,11 +314,12 @@ def _encode(column: FittedColumn, values: pa.ChunkedArray) -> np.ndarray:
 
 
 def _column_mismatch(given: Iterable[str], expected: Sequence[str]) -> str:
-    missing = [name for name in expected if name not in set(given)]
-    extra = [name for name in given if name not in expected]
+    names, known = set(given), set(expected)
+    missing = [name for name in expected if name not in names]
+    extra = [name for name in given if name not in known]
     parts = []
     if missing:
-        parts.append(f"missing inputs: {', '.join(missing)}")
+        parts.append(f"missing inputs: {some(missing)}")
     if extra:
-        parts.append(f"unknown inputs: {', '.join(extra)}.{nearest(extra[0], expected)}")
+        parts.append(f"unknown inputs: {some(extra)}.{nearest(extra[0], expected)}")
     return "; ".join(parts)

@@ -120,17 +120,21 @@ def test_floats_encode_alike_however_they_lie(layout: str) -> None:
 @pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_vectors_that_are_arrays_each_are_judged_too(bad: float) -> None:
     encoder, rows = one("float32", width=2), [np.array([1.0, 2.0]), np.array([3.0, bad])]
+    for values in (rows, np.array(rows)):
+        with pytest.raises(InvalidInput, match=r"row 1, element 1: .* is outside the range"):
+            encoder.encode_columns({"x": values})
     assert encoder.encode_columns({"x": rows[:1] * 2}).numeric_NF.tolist() == [[1.0, 2.0], [1.0, 2.0]]
-    with pytest.raises(InvalidInput, match="is outside the range"):
-        encoder.encode_columns({"x": rows})
 
 
 @pytest.mark.parametrize("width", [1, 2])
-def test_nan_is_null_in_arrays_of_columns_with_a_policy(width: int) -> None:
+def test_nan_is_null_in_columns_with_a_policy(width: int) -> None:
     values = np.array([[1.0, np.nan], [np.nan, 4.0]], np.float32)[:, :width]
     values = values[:, 0] if width == 1 else values
     filled = one("float32", nulls=7.5, width=width).encode_columns({"x": values}).numeric_NF
     assert filled.tolist() == ([[1.0], [7.5]] if width == 1 else [[1.0, 7.5], [7.5, 4.0]])
+    listed = one("float32", nulls=7.5, width=width).encode_columns({"x": values.tolist()}).numeric_NF
+    assert listed.tolist() == filled.tolist()
+    assert one("int8", nulls=7.5).encode_columns({"x": [1, np.nan]}).numeric_NF.tolist() == [[1.0], [7.5]]
     open_ = one("float32", nulls="mean", width=width).encode_columns({"x": values}).numeric_NF
     np.testing.assert_array_equal(np.isnan(open_).reshape(values.shape), np.isnan(values))
     with pytest.raises(InvalidInput, match="inf is outside the range"):
@@ -151,6 +155,10 @@ def test_times_and_categories_come_as_arrays_too() -> None:
     assert texts.encode_columns({"x": words}).codes_NC[:, 0].tolist() == [2, 0, 0, 1]
     numbers = one("int16", vocabulary=(3, 0), **known)
     assert numbers.encode_columns({"x": np.array([0, 3, 9], np.int16)}).codes_NC[:, 0].tolist() == [2, 1, 0]
+    assert numbers.encode_columns({"x": np.array([9, 3])}).codes_NC[:, 0].tolist() == [0, 1]
+    for beyond in (np.array([3, 40_000]), [3, -(10**12)], [3.0, 1e30], np.array([3, 2**63], np.uint64)):
+        with pytest.raises(InvalidInput, match=r"input 'x', row 1: .* is outside the range of int16"):
+            numbers.encode_columns({"x": beyond})
     with pytest.raises(InvalidInput, match="row 0: expected string, got bytes"):
         texts.encode_columns({"x": np.array([b"a"], object)})
 
