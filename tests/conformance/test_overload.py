@@ -86,3 +86,5 @@ def test_the_requests_own_deadline(slow: HttpApp, name: str) -> None:
     (status, _, seconds), *others = asyncio.run(in_turn())
     assert (status, seconds < SLOW_S) == (504, True)
     assert [status for status, _, _ in others] == [200, 400, 400, 400, 400]
+    counts = {phase: found.count for phase, found in slow._plane.statistics("toy")[0].durations.items()}
+    assert (counts["success"], counts["fail"]) == (1, 1)

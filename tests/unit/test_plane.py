@@ -135,6 +135,20 @@ def test_requests_during_a_change_see_one_version_whole(repository: Repository) 
     assert infer(found, "toy", ONE).version == 1
 
 
+def test_a_request_whose_caller_gave_up_has_failed(repository: Repository) -> None:
+    found = plane(repository, "stable")
+
+    async def give_up() -> None:
+        task = asyncio.create_task(found.infer("toy", ONE))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(give_up())
+    durations = found.statistics("toy")[0].durations
+    assert (durations["success"].count, durations["fail"].count) == (0, 1)
+
+
 @pytest.mark.parametrize("serve", ["canary", 7, "7"])
 def test_what_is_not_there_is_refused_at_load(repository: Repository, serve: str | int) -> None:
     with pytest.raises(NotFound, match=r"versions: 1, 2; labels: stable -> 1"):

@@ -109,6 +109,10 @@ class Plane:
         """Return what answers now, by model."""
         return self._served
 
+    def spec(self, model: str) -> tuple[ModelSpec, bool]:
+        """Return how a model is served, and whether that is so since the start. Raises as `status`."""
+        return self._known(model).spec, model in self._spec
+
     def ready(self) -> bool:
         """Whether every model has a version that answers, but for those that were unloaded."""
         return all(name in self._served or tracked.unloaded for name, tracked in self._tracked.items())
@@ -227,7 +231,10 @@ class Plane:
         try:
             features = loaded.encoder.encode_columns(columns)
             scores = await loaded.predict(features, timeout_s, time.perf_counter_ns() - started)
-        except Exception:
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ):  # as Triton, of one whose time is over or caller gone, too
             loaded.statistics.failed(time.perf_counter_ns() - started)
             raise
         return Answer(number, {loaded.version.manifest.signature.outputs[0].name: scores})
@@ -249,14 +256,16 @@ class Plane:
     def _label(self, model: str, label: str) -> int:
         served = self._served.get(model)
         if served is None or label not in served.labels:
-            raise NotFound(f"model {model!r} serves no label {label!r}; {self._have(model)}")
+            raise NotFound(f"model {model!r} serves no label {label!r:.60}; {self._have(model)}")
         return served.labels[label]
 
     def _known(self, model: str) -> Tracked:
         tracked = self._tracked.get(model)
         if tracked is None:
             names = self.models()
-            raise NotFound(f"model {model!r} is not served; have: {', '.join(names)}.{nearest(model, names)}")
+            raise NotFound(
+                f"model {model!r:.60} is not served; have: {', '.join(names)}.{nearest(model, names)}"
+            )
         return tracked
 
     def _have(self, model: str) -> str:

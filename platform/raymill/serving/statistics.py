@@ -44,12 +44,16 @@ class ModelStatistics:
         self.execution_count += 1
 
     def answered(self, requests: int, input_ns: int, queue_ns: int, infer_ns: int) -> None:
-        """Count requests by what they all took to read, to wait, and to predict with their batches."""
+        """Count requests by what they all took to read, to wait, and to predict with their batches.
+
+        Their outputs are views of a batch's scores, which take no time of their own.
+        """
         self.durations["success"].add(input_ns + queue_ns + infer_ns, requests)
         self.durations["compute_input"].add(input_ns, requests)
         self.durations["queue"].add(queue_ns, requests)
         self.durations["compute_infer"].add(infer_ns, requests)
+        self.durations["compute_output"].count += requests
 
     def failed(self, ns: int) -> None:
-        """Count a request that was refused or broke after `ns`."""
+        """Count a request that was refused, broke, or was given up after `ns`."""
         self.durations["fail"].add(ns)
