@@ -17,17 +17,17 @@ from raymill.serving import ndjson, tfserving_openapi
 from raymill.serving.http import PATHS, Request, Response, json_response
 from raymill.serving.http_body import HttpError
 from raymill.serving.plane import Plane, VersionStatus
-from raymill.serving.tfserving_json import from_columns, from_examples, from_rows, parse, ready
+from raymill.serving.tfserving_json import dumps, from_columns, from_examples, from_rows, parse, ready
 from raymill.tensors import TF_DTYPES, TensorSpec
 
 SIGNATURE_NAME = "serving_default"
 _PATH = re.compile(
     r"^/v1/models/(?P<model>[^/:]+)"
-    r"(?:/versions/(?P<version>\d{1,18})|/labels/(?P<label>[^/:]+))?"
+    r"(?:/versions/(?P<version>[0-9]{1,18})|/labels/(?P<label>[^/:]+))?"
     r"(?P<metadata>/metadata)?"
-    r"(?::(?P<verb>predict|classify|regress))?\Z"
+    r"(?::(?P<verb>predict|classify|regress))?\Z",
+    re.IGNORECASE | re.ASCII,
 )
-_path = lru_cache(PATHS)(_PATH.match)
 
 Wanted = str | int | None
 
@@ -36,7 +36,7 @@ class TFServingRest:
     """Predict, classify, regress, status and metadata; row `instances` and columnar `inputs`."""
 
     name: ClassVar[str] = "tfserving_rest"
-    roots: ClassVar[tuple[str, ...]] = ("v1",)
+    roots: ClassVar[tuple[str, ...]] = ("v1", "V1")
     kinds: ClassVar[Set[bytes]] = frozenset()
 
     def __init__(self, plane: Plane) -> None:
@@ -81,7 +81,7 @@ class TFServingRest:
         match = _path(request.path)
         if match is None or (match["verb"] and match["metadata"]):
             raise InvalidInput(
-                f"Malformed request: {request.method} {request.path}; "
+                f"Malformed request: {request.method} {request.path:.200}; "
                 "have: GET /v1/models/MODEL[/versions/N|/labels/L][/metadata], "
                 "POST /v1/models/MODEL[/versions/N|/labels/L]:predict|:classify|:regress"
             )
@@ -101,8 +101,8 @@ class TFServingRest:
         columns = ready(given, manifest.signature)
         outputs = (await self._plane.infer(model, columns, wanted)).outputs
         if by_row:
-            return json_response({"predictions": _rows(outputs)})
-        return json_response({"outputs": next(iter(outputs.values())) if len(outputs) == 1 else outputs})
+            return _response({"predictions": _rows(outputs)})
+        return _response({"outputs": next(iter(outputs.values())) if len(outputs) == 1 else outputs})
 
     async def _classify(self, model: str, wanted: Wanted, body: bytes) -> Response:
         classes = self._plane.classes(model, wanted)
@@ -110,17 +110,17 @@ class TFServingRest:
         if scores.ndim == 1:  # the chance of the second of two classes
             scores = np.stack([1 - scores, scores], axis=1)
         pairs = [list(map(list, zip(classes, row, strict=True))) for row in scores.tolist()]
-        return json_response({"results": pairs})
+        return _response({"results": pairs})
 
     async def _regress(self, model: str, wanted: Wanted, body: bytes) -> Response:
         _, manifest = self._plane.manifest(model, wanted)
         if manifest.task == "multiclass":
             raise InvalidInput(f"model {model!r} gives a chance for each class, not one value; use :classify")
-        return json_response({"results": await self._scores(model, wanted, body)})
+        return _response({"results": await self._scores(model, wanted, body)})
 
     async def _scores(self, model: str, wanted: Wanted, body: bytes) -> np.ndarray:
         _, manifest = self._plane.manifest(model, wanted)
-        document = parse(body, ("examples",), SIGNATURE_NAME, also=("context",))
+        document = parse(body, ("examples",), SIGNATURE_NAME)
         given = from_examples(document["examples"], document.get("context"), manifest.signature)
         columns = ready(given, manifest.signature)
         return next(iter((await self._plane.infer(model, columns, wanted)).outputs.values()))
@@ -143,6 +143,23 @@ class TFServingRest:
                 },
             }
         )
+
+
+@lru_cache(PATHS)
+def _path(path: str) -> re.Match[str] | None:
+    """Return the parts of a path. TF Serving takes its own words in any case; models and labels have one."""
+    match = _PATH.match(path)
+    if match and match["verb"]:
+        match = _PATH.match(path[: match.start("verb")] + match["verb"].lower())
+    return match
+
+
+def _response(document: Any) -> Response:
+    """Return an answer whose numbers that are not finite are written as TF Serving does, not as null."""
+    response = json_response(document)
+    if b"null" in response.body:
+        response.body = dumps(document)
+    return response
 
 
 def _wanted(match: re.Match[str]) -> Wanted:
