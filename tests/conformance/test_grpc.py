@@ -236,6 +236,9 @@ def test_classify_regress_and_both(ask: Ask) -> None:
     spec = tfs.ModelSpec(name="toy")
     regressed = ask("Regress", tfs.RegressionRequest(model_spec=spec, input=shared))
     assert [row.value for row in regressed.result.regressions] == [3.0, 5.0]
+    lone = tfs.Input(example_list=tfs.ExampleList(examples=[example(w="a")]))
+    absent = ask("Regress", tfs.RegressionRequest(model_spec=spec, input=lone))
+    assert [row.value for row in absent.result.regressions] == [21.0]
     tasks = [
         tfs.InferenceTask(model_spec=spec, method_name="tensorflow/serving/regress"),
         tfs.InferenceTask(model_spec=tfs.ModelSpec(name="kinds"), method_name="tensorflow/serving/classify"),
@@ -352,7 +355,32 @@ def test_raw_contents(ask: Ask) -> None:
     assert "give one" in refused(ask, "INVALID_ARGUMENT", "ModelInfer", both)
     wrong = raw(np.array([1], np.float32), ["a"])
     wrong.outputs.add(name="y")
+    before = ask("ModelStatistics", oip.ModelStatisticsRequest(name="toy")).model_stats[0].execution_count
     assert "no output 'y'" in refused(ask, "INVALID_ARGUMENT", "ModelInfer", wrong)
+    after = ask("ModelStatistics", oip.ModelStatisticsRequest(name="toy")).model_stats[0].execution_count
+    assert after == before
+
+
+def test_what_would_give_another_answer_is_refused_by_name(ask: Ask) -> None:
+    said = "is not served here"
+    for name in ("classification", "shared_memory_region"):
+        request = raw(np.array([1], np.float32), ["a"])
+        request.outputs.add(name="prediction").parameters[name].string_param = "x"
+        assert f"output 'prediction': parameter {name!r} {said}" in refused(
+            ask, "INVALID_ARGUMENT", "ModelInfer", request
+        )
+    for left in (0, 1):
+        request = raw(np.array([1], np.float32), ["a"])
+        del request.raw_input_contents[left:]
+        request.inputs[left].parameters["shared_memory_region"].string_param = "x"
+        assert f"parameter 'shared_memory_region' {said}" in refused(
+            ask, "INVALID_ARGUMENT", "ModelInfer", request
+        )
+    for name in ("config", "file:1/model.onnx"):
+        load = oip.RepositoryModelRequest(model_name="toy")
+        load.parameters[name].bytes_param = b"{}"
+        assert f"parameter {name!r} {said}" in refused(ask, "INVALID_ARGUMENT", "RepositoryModelLoad", load)
+    assert not ask("ModelReady", oip.ModelReadyRequest(name="toy", version="\u00b2")).ready
 
 
 def test_numbers_one_by_one(ask: Ask) -> None:
@@ -370,7 +398,9 @@ def test_repository_and_statistics(ask: Ask) -> None:
     ask(*infer(columns, "kinds"))
     after = ask("ModelStatistics", oip.ModelStatisticsRequest(name="kinds", version="1")).model_stats[0]
     assert after.inference_count == before.inference_count + 2
-    assert after.inference_stats.success.count == before.inference_stats.success.count + 1
+    for phase in ("success", "compute_output"):
+        new, old = (getattr(found.inference_stats, phase).count for found in (after, before))
+        assert new == old + 1
     for request in (
         oip.RepositoryModelRequest(model_name="kinds"),
         oip.RepositoryModelRequest(repository_or_model_name="kinds"),

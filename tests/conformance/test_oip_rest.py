@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import toy
-from asgi import ask, send
+from asgi import LIMIT, ask, send
 from test_protocols import DIALECTS
 
+from raymill.features import Encoder
+from raymill.repo import Repository
+from raymill.serving import PROTOCOLS
 from raymill.serving.http import HttpApp
 from raymill.serving.oip_forms import KEPT, Forms
+from raymill.serving.plane import Plane
+from raymill.serving.spec import ModelSpec
 
 INFER = "/v2/models/toy/infer"
 LENGTH = "inference-header-content-length"
@@ -62,6 +68,59 @@ def test_binary_tensors_out(app: HttpApp, asks: dict[str, Any]) -> None:
         "name": "prediction", "datatype": "FP32", "shape": [3], "parameters": {"binary_data_size": 12},
     }  # fmt: skip
     assert np.frombuffer(data[int(answered[LENGTH]) :], np.float32).tolist() == [3.0, 4.0, 20.0]
+
+
+def test_null_is_what_is_not_there(app: HttpApp) -> None:
+    """Clients that write their models of requests out whole have null for what they did not set."""
+    body = DIALECTS["oip_rest"].body({"x": [1.0], "w": ["a"]})
+    body |= {"id": None, "parameters": None, "outputs": None}
+    for tensor in body["inputs"]:
+        tensor["parameters"] = None
+    status, answer = ask(app, INFER, body)
+    assert (status, "id" in answer, answer["outputs"][0]["data"]) == (200, False, [3.0])
+    body["outputs"] = [{"name": "prediction", "parameters": None}]
+    assert ask(app, INFER, body)[0] == 200
+    tensors, headers = binary(ROWS, id=None, parameters={"binary_data_output": None})
+    for _ in range(2):  # new, and known again
+        status, answer = ask(app, INFER, tensors, headers=headers)
+        assert (status, "id" in answer, answer["outputs"][0]["data"]) == (200, False, [3.0, 4.0, 20.0])
+    assert ask(app, "/v2/repository/index", {"ready": None})[0] == 200
+    for parameters in (None, {"config": None}, {"unload_dependents": None}):
+        assert ask(app, "/v2/repository/models/toy/load", {"parameters": parameters})[0] == 200
+
+
+@pytest.mark.parametrize("model", ["vector", "text"])
+def test_a_body_without_json_is_the_only_input(app: HttpApp, tmp_path: Path, model: str) -> None:
+    if model == "text":
+        repository = Repository(str(tmp_path / "models"))
+        text = Encoder(columns=(toy.encoder().columns[1],), target="y", task="regression")
+        staged = toy.stage(tmp_path / "staged", fitted=text, rows={"w": ["a"]})
+        repository.publish("text", staged, toy.manifest("text", fitted=text), lambda _: None)
+        plane = Plane(repository, {"text": ModelSpec(serve=("latest",))})
+        plane.load()
+        app = HttpApp(plane, [PROTOCOLS.load("oip_rest")(plane)], LIMIT)
+    body, right = (
+        (b"b", [2.0]) if model == "text" else (np.array(toy.VECTORS["x"], "<f4").tobytes(), [12.0, 1.0])
+    )
+    status, answered, data = send(app, f"/v2/models/{model}/infer", body, headers={LENGTH: "0"})
+    assert (status, answered["content-type"]) == (200, "application/octet-stream")
+    head, scores = data[: int(answered[LENGTH])], data[int(answered[LENGTH]) :]
+    assert json.loads(head)["outputs"][0]["shape"] == [len(right)]
+    assert np.frombuffer(scores, "<f4").tolist() == right
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "words"),
+    [
+        ("toy", bytes(8), "models of one input"),
+        ("vector", bytes(16), "has 16 bytes, a row of it makes 12"),
+        ("vector", b"", "has 0 bytes, a row of it makes 12"),
+        ("vector", np.array([1, np.nan, 1], "<f4").tobytes(), "row 0, element 1: nan is outside"),
+    ],
+)
+def test_bodies_without_json_that_do_not_fit(app: HttpApp, model: str, body: bytes, words: str) -> None:
+    status, answer = ask(app, f"/v2/models/{model}/infer", body, headers={LENGTH: "0"})
+    assert (status, words in answer["error"]) == (400, True), answer
 
 
 def test_json_and_binary_tensors_mix_and_shapes_may_be_columns(app: HttpApp) -> None:
@@ -186,6 +245,13 @@ def test_wrong_lengths(app: HttpApp, more: bytes, header: str | None, words: str
     assert (status, words in answer["error"]) == (400, True), answer
 
 
+GOOD = DIALECTS["oip_rest"].body(toy.ROWS)
+
+
+def outputs(**parameters: Any) -> Any:
+    return {**GOOD, "outputs": [{"name": "prediction", "parameters": parameters}]}
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -203,9 +269,22 @@ def test_wrong_lengths(app: HttpApp, more: bytes, header: str | None, words: str
         ),
         ({"inputs": [{"name": "x", "parameters": {"binary_data_size": "9"}}]}, "must be a number of bytes"),
         (
-            {**DIALECTS["oip_rest"].body(toy.ROWS), "outputs": [{"name": "y"}]},
-            "no output 'y'; have: prediction",
+            {"inputs": [{"name": "x", "data": [], "parameters": {"shared_memory_region": "here"}}]},
+            "input 'x': parameter 'shared_memory_region' is not served here",
         ),
+        (
+            {"inputs": [{"name": "x", "parameters": {"shared_memory_region": "here"}}]},
+            "input 'x': parameter 'shared_memory_region' is not served here",
+        ),
+        ({**GOOD, "id": 7}, "'id' must be a string"),
+        ({**GOOD, "outputs": {}}, "'outputs' must be a list"),
+        ({**GOOD, "outputs": [{"name": "y"}]}, "no output 'y'; have: prediction"),
+        ({**GOOD, "outputs": [{"name": "prediction"}] * 2}, "'prediction' is asked for more than once"),
+        ({**GOOD, "parameters": {"binary_data_output": "false"}}, "'binary_data_output' must be true or"),
+        ({**GOOD, "parameters": {"binary_data_output": 1}}, "'binary_data_output' must be true or"),
+        (outputs(binary_data="true"), "parameter 'binary_data' must be true or false, got 'true'"),
+        (outputs(classification=2), "output 'prediction': parameter 'classification' is not served here"),
+        (outputs(shared_memory_region="here"), "parameter 'shared_memory_region' is not served here"),
     ],
 )
 def test_bad_json_tensors(app: HttpApp, body: Any, words: str) -> None:
@@ -239,6 +318,12 @@ def test_server_and_model_metadata(app: HttpApp) -> None:
     ):
         status, answer = ask(app, f"/v2/{path}", method="POST" if "repository" in path else "GET")
         assert (status, answer.keys()) == (404, {"error"}), path
+    for path in ("nothing", "logging", "models/toy/generate", "models/toy/trace/setting", "models/toy/x"):
+        for method in ("GET", "POST", "PUT"):
+            assert ask(app, f"/v2/{path}", method=method)[0] == 404, (method, path)
+    for method in ("GET", "POST"):
+        assert ask(app, "/v2/repository/x", method=method)[0] == 404
+    assert ask(app, "/v2/models/toy/versions/\u00b2/ready", method="GET")[0] == 404
     for path in ("models/toy", "models/toy/stats", "health/ready"):
         status, headers, _ = send(app, f"/v2/{path}", b"{}", method="POST")
         assert (status, headers["allow"]) == (405, "GET")
@@ -266,6 +351,9 @@ def test_repository_index_unload_load(app: HttpApp) -> None:
     for what in ("load", "unload"):
         assert ask(app, f"/v2/repository/models/tyo/{what}", b"")[0] == 404
     assert ask(app, "/v2/repository/index", {"ready": 1})[0] == 400
+    for given in ({"config": "{}"}, {"file:1/model.onnx": "eA=="}):
+        status, answer = ask(app, "/v2/repository/models/kinds/load", {"parameters": given})
+        assert (status, "is not served here: a model is loaded as it was" in answer["error"]) == (400, True)
 
 
 def test_statistics_count_rows_calls_and_failures(app: HttpApp) -> None:
@@ -278,10 +366,11 @@ def test_statistics_count_rows_calls_and_failures(app: HttpApp) -> None:
     body = DIALECTS["oip_rest"].body(toy.ROWS)
     assert ask(app, "/v2/models/chance/infer", body)[0] == 200
     assert ask(app, "/v2/models/chance/infer", {"inputs": body["inputs"][:1]})[0] == 400
+    assert ask(app, "/v2/models/chance/infer", {**body, "outputs": [{"name": "none"}]})[0] == 400
     after = statistics("/v2/models/chance/versions/1/stats")
     assert after["inference_count"] - before["inference_count"] == 3
     assert after["execution_count"] - before["execution_count"] == 1
     assert after["last_inference"] > 0
-    for name, counted in (("success", 1), ("fail", 1), ("compute_infer", 1)):
+    for name in ("success", "fail", "compute_infer", "compute_output"):
         old, new = before["inference_stats"][name], after["inference_stats"][name]
-        assert (new["count"] - old["count"], new["ns"] > old["ns"]) == (counted, True)
+        assert (new["count"] - old["count"], new["ns"] > old["ns"]) == (1, name != "compute_output")

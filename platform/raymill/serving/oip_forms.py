@@ -20,6 +20,7 @@ from raymill.serving.served import Answer
 from raymill.tensors import Signature, TensorSpec, numpy_dtype
 
 KEPT, MAX_JSON_BYTES = 256, 1 << 14
+_RAW = {"parameters": {"binary_data_output": True}}  # how Triton answers a body without JSON
 
 
 class Place:
@@ -43,6 +44,7 @@ class Form:
 
     document: Mapping[str, Any]
     signature: Signature
+    asked: oip_tensors.Asked
     places: Sequence[Place] = ()
     """Of every tensor, where all are binary."""
     _said: tuple[bytes, Sequence[str]] | None = None
@@ -61,18 +63,15 @@ class Form:
         return {place.spec.name: place.read(body, start) for place in self.places}
 
     def answer(self, model: str, answer: Answer) -> tuple[bytes, list[bytes]]:
-        """Return the JSON that answers a request, and the bytes of the outputs that are to be binary.
-
-        Raises:
-            InvalidInput: an output that the model does not have.
-        """
+        """Return the JSON that answers a request, and the bytes of the outputs that are to be binary."""
         if self._said:
             said, names = self._said
             return said, [answer.outputs[name].tobytes() for name in names]
-        outputs, binary = oip_tensors.outputs(self.document, answer.outputs, self.signature)
+        outputs, binary = oip_tensors.outputs(self.asked, answer.outputs)
         document = {"model_name": model, "model_version": str(answer.version), "outputs": outputs}
-        if "id" in self.document:
-            document["id"] = self.document["id"]
+        identity = self.document.get("id")
+        if identity is not None:
+            document["id"] = identity
         found = json_bytes(document)
         if self.places and len(binary) == len(outputs):
             self._said = found, [output["name"] for output in outputs]
@@ -88,16 +87,21 @@ class Forms:
     def read(
         self, model: str, version: int, body: bytes, header: bytes | None, signature: Signature
     ) -> tuple[Form, Columns]:
-        """Return a request's form and columns. Raises as `oip_tensors.split` and `oip_tensors.columns`."""
+        """Return a request's form and columns.
+
+        Raises as `oip_tensors.split`, `columns`, `asked` and `raw`: all of it before the model runs.
+        """
         size = oip_tensors.json_size(body, header)
         key = (model, version, body[:size])
         form = self._kept.get(key) if header is not None else None
         if form is not None and form.signature is signature and size + form.size == len(body):
             return form, form.columns(body, size)
+        if header is not None and not size:
+            return Form({}, signature, oip_tensors.asked(_RAW, signature)), oip_tensors.raw(body, signature)
         document, binary = oip_tensors.split(body, size)
         columns = oip_tensors.columns(document, binary, signature)
-        form = Form(document, signature)
-        if header is not None and size <= MAX_JSON_BYTES and "id" not in document:
+        form = Form(document, signature, oip_tensors.asked(document, signature))
+        if header is not None and size <= MAX_JSON_BYTES and document.get("id") is None:
             form.places = _places(document["inputs"], signature)
             if form.places:
                 if len(self._kept) >= KEPT:

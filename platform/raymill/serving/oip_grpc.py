@@ -8,8 +8,7 @@ A version may be a label.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,9 +18,11 @@ import raymill
 from raymill.errors import InvalidInput, NotFound
 from raymill.serving import oip_tensors, packed
 from raymill.serving.oip_config import model_config
+from raymill.serving.oip_parameters import refuse_extensions, refuse_overrides
 from raymill.serving.plane import Plane
 from raymill.serving.proto import oip_messages_pb2 as pb
 from raymill.serving.proto import oip_repository_service_pb2, oip_service_pb2
+from raymill.serving.served import version_or_label
 from raymill.serving.statistics import ModelStatistics
 from raymill.tensors import OIP_DTYPES, TensorSpec
 
@@ -32,8 +33,6 @@ _CONTENTS = {
     "uint32": "uint_contents", "uint64": "uint64_contents", "float32": "fp32_contents",
     "float64": "fp64_contents", "string": "bytes_contents",
 }  # fmt: skip
-
-Wanted = str | int | None
 
 
 class OipGrpc:
@@ -63,7 +62,7 @@ class OipGrpc:
     async def ModelReady(self, request: Any) -> Any:
         """Say false of what is not there, as Triton does."""
         try:
-            ready = self._plane.model_ready(request.name, _wanted(request.version))
+            ready = self._plane.model_ready(request.name, version_or_label(request.version))
         except NotFound:
             ready = False
         return pb.ModelReadyResponse(ready=ready)
@@ -72,7 +71,7 @@ class OipGrpc:
         return pb.ServerMetadataResponse(name="raymill", version=raymill.__version__, extensions=EXTENSIONS)
 
     async def ModelMetadata(self, request: Any) -> Any:
-        model, wanted = request.name, _wanted(request.version)
+        model, wanted = request.name, version_or_label(request.version)
         number, manifest = self._plane.manifest(model, wanted)
         served = self._plane.served().get(model)  # none where it was just unloaded
         versions = sorted(served.versions) if served and wanted is None else [number]
@@ -85,25 +84,21 @@ class OipGrpc:
         )
 
     async def ModelConfig(self, request: Any) -> Any:
-        number, manifest = self._plane.manifest(request.name, _wanted(request.version))
+        number, manifest = self._plane.manifest(request.name, version_or_label(request.version))
         return ParseDict(
             {"config": model_config(request.name, number, manifest)},
             pb.ModelConfigResponse(),
         )
 
     async def ModelInfer(self, request: Any) -> Any:
-        model, wanted = request.model_name, _wanted(request.model_version)
+        model, wanted = request.model_name, version_or_label(request.model_version)
         _, manifest = self._plane.manifest(model, wanted)
         specs = {spec.name: spec for spec in manifest.signature.inputs}
-        answer = await self._plane.infer(model, _columns(request, specs), wanted)
         have = {spec.name: spec for spec in manifest.signature.outputs}
-        names = [output.name for output in request.outputs] or list(have)
-        if len(names) > 1:
-            _refuse_twice(names)
+        names = _asked(request.outputs, have) if request.outputs else have
+        answer = await self._plane.infer(model, _columns(request, specs), wanted)
         response = pb.ModelInferResponse(model_name=model, model_version=str(answer.version), id=request.id)
         for name in names:
-            if name not in have:
-                raise InvalidInput(f"the model has no output {name!r}; have: {', '.join(have)}")
             values = answer.outputs[name]
             response.outputs.add(name=name, datatype=OIP_DTYPES[have[name].dtype], shape=values.shape)
             if request.raw_input_contents:
@@ -129,6 +124,7 @@ class OipGrpc:
 
     async def RepositoryModelLoad(self, request: Any) -> Any:
         model = request.model_name or request.repository_or_model_name
+        refuse_overrides(request.parameters)
         await self._plane.load_model(model)
         return pb.RepositoryModelLoadResponse(model_name=model, is_loaded=True)
 
@@ -138,20 +134,32 @@ class OipGrpc:
         return pb.RepositoryModelUnloadResponse(model_name=model, is_unloaded=True)
 
     async def ModelStatistics(self, request: Any) -> Any:
-        found = self._plane.statistics(request.name or None, _wanted(request.version))
+        found = self._plane.statistics(request.name or None, version_or_label(request.version))
         return pb.ModelStatisticsResponse(model_stats=map(_statistics, found))
 
 
-def _refuse_twice(names: Sequence[str]) -> None:
-    """Refuse outputs asked for more than once: some kilobytes of names would make a gigabyte of answer."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise InvalidInput(f"output {twice[0]!r} is asked for more than once; ask for each once")
+def _asked(outputs: Any, have: Collection[str]) -> Collection[str]:
+    """Return the names of the outputs that a request asks for.
+
+    Raises:
+        InvalidInput: an output that the model does not have, or in a way that is not served.
+    """
+    found: dict[str, None] = {}
+    for output in outputs:
+        if output.name not in have:
+            raise InvalidInput(f"the model has no output {output.name!r:.60}; have: {', '.join(have)}")
+        if output.name in found:  # some kilobytes of names would make a gigabyte of answer
+            raise InvalidInput(f"output {output.name!r} is asked for more than once; ask for it once")
+        refuse_extensions(output.parameters, f"output {output.name!r}")
+        found[output.name] = None
+    return found
 
 
 def _columns(request: Any, specs: dict[str, TensorSpec]) -> dict[str, Sequence[Any] | np.ndarray]:
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
+        for tensor in request.inputs:
+            refuse_extensions(tensor.parameters, f"input {tensor.name!r:.60}")
         raise InvalidInput(
             f"raw_input_contents has {len(raw)} tensors for {len(request.inputs)} inputs; give one for each"
         )
@@ -160,7 +168,7 @@ def _columns(request: Any, specs: dict[str, TensorSpec]) -> dict[str, Sequence[A
         name = tensor.name
         spec = specs.get(name)
         if name in found:
-            raise InvalidInput(f"input {name!r} comes twice")
+            raise InvalidInput(f"input {name!r:.60} comes twice")
         if spec is None:  # the encoder says which inputs there are
             found[name] = ()
             continue
@@ -188,6 +196,7 @@ def _listed(tensor: Any, spec: TensorSpec, rows: int) -> Sequence[Any] | np.ndar
     else:
         values = packed.numbers(given, spec.dtype)
     if len(values) != size:
+        refuse_extensions(tensor.parameters, f"input {spec.name!r}")
         packed.find_strays(tensor.contents)
         raise InvalidInput(
             f"input {spec.name!r} has {len(values)} elements in {field}, its shape makes {size}"
@@ -197,10 +206,6 @@ def _listed(tensor: Any, spec: TensorSpec, rows: int) -> Sequence[Any] | np.ndar
     if spec.dtype == "bool":
         values = values.astype(bool)
     return np.asarray(values.reshape(rows, *spec.shape[1:]))
-
-
-def _wanted(version: str) -> Wanted:
-    return int(version) if version.isdigit() and len(version) < 19 else version or None
 
 
 def _described(spec: TensorSpec) -> Any:

@@ -21,7 +21,9 @@ from raymill.serving.http import PATHS, Header, Request, Response, json_response
 from raymill.serving.http_body import HttpError
 from raymill.serving.oip_config import model_config
 from raymill.serving.oip_forms import Forms
+from raymill.serving.oip_parameters import parameters, refuse_overrides
 from raymill.serving.plane import Plane
+from raymill.serving.served import version_or_label
 from raymill.serving.statistics import ModelStatistics
 from raymill.tensors import OIP_DTYPES, TensorSpec
 
@@ -31,6 +33,7 @@ _MODEL = re.compile(
     r"^/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<what>[a-z]+))?/?\Z"
 )
 _model_path = lru_cache(PATHS)(_MODEL.match)
+_SERVER = ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models", "/v2/models/stats")
 _BINARY: Header = (b"content-type", b"application/octet-stream")
 _REPOSITORY = re.compile(r"^/v2/repository/models/(?P<model>[^/]+)/(?P<what>load|unload)/?\Z")
 
@@ -52,7 +55,7 @@ class OipRest:
         if match and (match["model"], match["version"]) == ("stats", None):
             match = None
         if match:
-            model, wanted, what = match["model"], _wanted(match["version"]), match["what"]
+            model, wanted, what = match["model"], version_or_label(match["version"]), match["what"]
             if what != "infer":
                 return self._about(request, model, wanted, what)
             _only(request, "POST")
@@ -60,6 +63,9 @@ class OipRest:
         path = request.path.rstrip("/")
         if path.startswith("/v2/repository"):
             return await self._repository(request, path)
+        if path not in _SERVER:
+            have = "/v2, /v2/health/..., /v2/models/..., /v2/repository/..."
+            raise NotFound(f"nothing at {path:.200}; have: {have}")
         _only(request, "GET")
         if path == "/v2":
             return _plain({"name": "raymill", "version": raymill.__version__, "extensions": EXTENSIONS})
@@ -70,16 +76,14 @@ class OipRest:
             return _plain({"ready": ready}, 200 if ready else 503)
         if path == "/v2/models":
             return _plain({"models": self._plane.models()})
-        if path == "/v2/models/stats":
-            return _plain(self._statistics(None, None))
-        raise NotFound(f"nothing at {path}; have: /v2, /v2/health/..., /v2/models/..., /v2/repository/...")
+        return _plain(self._statistics(None, None))
 
     def lines(self, request: Request) -> ndjson.Lines:
         """A whole infer request a line, its answer a line."""
         match = _model_path(request.path)
         if match is None or match["what"] != "infer":
             raise NotFound("lines are answered by /v2/models/MODEL/infer alone; post them there")
-        model, wanted = match["model"], _wanted(match["version"])
+        model, wanted = match["model"], version_or_label(match["version"])
         number, _ = self._plane.manifest(model, wanted)
         request.model, request.version = model, str(number)
 
@@ -87,7 +91,7 @@ class OipRest:
             answers = []
             for line in lines:
                 try:
-                    answers.append((await self._infer(model, wanted, Request("POST", "", line))).body)
+                    answers.append(await self._line(model, wanted, line))
                 except RaymillError as error:
                     answers.append(orjson.dumps({"error": str(error)}))
             return answers
@@ -101,6 +105,8 @@ class OipRest:
         return _plain({"error": message}, status)
 
     def _about(self, request: Request, model: str, wanted: Wanted, what: str | None) -> Response:
+        if what not in (None, "ready", "stats", "config"):
+            raise NotFound(f"nothing at {request.path:.200}; have: infer, ready, stats, config")
         _only(request, "GET")
         if what == "ready":
             self._plane.manifest(model, wanted)  # raises where nothing answers
@@ -109,10 +115,8 @@ class OipRest:
             return _plain(self._metadata(model, wanted))
         if what == "stats":
             return _plain(self._statistics(model, wanted))
-        if what == "config":
-            number, manifest = self._plane.manifest(model, wanted)
-            return _plain(model_config(model, number, manifest))
-        raise NotFound(f"nothing at {request.path}; have: infer, ready, stats, config")
+        number, manifest = self._plane.manifest(model, wanted)
+        return _plain(model_config(model, number, manifest))
 
     async def _infer(self, model: str, wanted: Wanted, request: Request) -> Response:
         number, manifest = self._plane.manifest(model, wanted)  # an unknown model is 404, whatever the body
@@ -124,6 +128,13 @@ class OipRest:
             return Response(200, said)
         length = (oip_tensors.LENGTH_HEADER, b"%d" % len(said))
         return Response(200, b"".join([said, *data]), (_BINARY, length))
+
+    async def _line(self, model: str, wanted: Wanted, line: bytes) -> bytes:
+        number, manifest = self._plane.manifest(model, wanted)  # a version may have taken over meanwhile
+        form, columns = self._forms.read(model, number, line, None, manifest.signature)
+        if any(is_binary for _, is_binary in form.asked):
+            raise InvalidInput("binary outputs do not fit in a line; ask for them one request at a time")
+        return form.answer(model, await self._plane.infer(model, columns, wanted))[0]
 
     def _metadata(self, model: str, wanted: Wanted) -> dict[str, Any]:
         number, manifest = self._plane.manifest(model, wanted)
@@ -141,9 +152,13 @@ class OipRest:
         return {"model_stats": [_statistics(found) for found in self._plane.statistics(model, wanted)]}
 
     async def _repository(self, request: Request, path: str) -> Response:
+        match = _REPOSITORY.match(path)
+        if match is None and path != "/v2/repository/index":
+            raise NotFound(f"nothing at {path:.200}; have: index, models/MODEL/load, models/MODEL/unload")
         _only(request, "POST")
-        if path == "/v2/repository/index":
-            ready_only = bool(_body(request).get("ready", False))
+        body = _body(request)
+        if match is None:
+            ready_only = body.get("ready")
             return _plain(
                 [
                     {"name": entry.name, "state": entry.state, "reason": entry.reason}
@@ -152,11 +167,8 @@ class OipRest:
                     if entry.state == "READY" or not ready_only
                 ]
             )
-        match = _REPOSITORY.match(path)
-        if match is None:
-            raise NotFound(f"nothing at {path}; have: index, models/MODEL/load, models/MODEL/unload")
-        _body(request)
         if match["what"] == "load":
+            refuse_overrides(name for name, value in parameters(body).items() if value is not None)
             await self._plane.load_model(match["model"])
         else:
             await self._plane.unload_model(match["model"])
@@ -174,23 +186,19 @@ def _plain(document: Any, status: int = 200) -> Response:
 def _body(request: Request) -> dict[str, Any]:
     """Return the object of a body that may be empty."""
     document = oip_tensors.split(request.body, len(request.body))[0] if request.body.strip() else {}
-    oip_tensors.parameters(document)
+    parameters(document)
     unknown = document.keys() - {"ready", "parameters"}
     if unknown:
-        raise InvalidInput(f"unknown key {sorted(unknown)[0]!r}; have: ready, parameters")
-    if not isinstance(document.get("ready", False), bool):
+        raise InvalidInput(f"unknown key {min(unknown)!r:.60}; have: ready, parameters")
+    if not isinstance(document.get("ready"), bool | None):
         raise InvalidInput(f"'ready' must be true or false, got {document['ready']!r:.60}")
     return document
 
 
 def _only(request: Request, method: str) -> None:
     if request.method != method and (request.method, method) != ("HEAD", "GET"):
-        message = f"method {request.method} is not allowed at {request.path}; use {method}"
+        message = f"method {request.method} is not allowed at {request.path:.200}; use {method}"
         raise HttpError(405, message, ((b"allow", method.encode()),))
-
-
-def _wanted(version: str | None) -> Wanted:
-    return int(version) if version and version.isdigit() and len(version) < 19 else version
 
 
 def _described(spec: TensorSpec) -> dict[str, Any]:

@@ -15,8 +15,9 @@ import numpy as np
 import orjson
 
 from raymill.errors import InvalidInput
-from raymill.serving import json_columns
+from raymill.serving import json_columns, packed
 from raymill.serving.json_columns import kind
+from raymill.serving.oip_parameters import flag, parameters, refuse_extensions
 from raymill.tensors import OIP_DTYPES, Signature, TensorSpec, numpy_dtype
 
 LENGTH_HEADER = b"inference-header-content-length"
@@ -60,8 +61,8 @@ def columns(document: Mapping[str, Any], binary: memoryview, signature: Signatur
     Raises:
         InvalidInput: names the input, and what its name, datatype, shape or size should be.
     """
-    inputs, name = document.get("inputs"), document.get("id", "")
-    if not isinstance(name, str):
+    inputs, name = document.get("inputs"), document.get("id")
+    if name is not None and not isinstance(name, str):
         raise InvalidInput(f"'id' must be a string, got {kind(name)}")
     if not isinstance(inputs, list) or not inputs:
         raise InvalidInput(f"'inputs' must be a list of at least one tensor, got {kind(inputs)}")
@@ -72,7 +73,7 @@ def columns(document: Mapping[str, Any], binary: memoryview, signature: Signatur
         if not isinstance(name, str):
             raise InvalidInput(f"an input must be an object with a name, got {tensor!r:.60}")
         if name in found:
-            raise InvalidInput(f"input {name!r} comes twice")
+            raise InvalidInput(f"input {name!r:.60} comes twice")
         size = _binary_size(tensor, len(binary))
         spec = specs.get(name)
         found[name] = () if spec is None else _column(tensor, spec, None if size is None else binary[:size])
@@ -97,7 +98,7 @@ def check(name: str, datatype: Any, shape: Any, spec: TensorSpec) -> int:
     """
     if datatype != OIP_DTYPES[spec.dtype]:
         expected = OIP_DTYPES[spec.dtype]
-        raise InvalidInput(f"input {name!r} has datatype {datatype!r}, the model takes {expected}")
+        raise InvalidInput(f"input {name!r} has datatype {datatype!r:.60}, the model takes {expected}")
     if type(shape) is list and len(shape) == len(spec.shape) == 1 and type(shape[0]) is int and shape[0] > 0:
         return shape[0]  # as almost always
     wanted = (*spec.shape[1:],) or (1,)
@@ -107,7 +108,9 @@ def check(name: str, datatype: Any, shape: Any, spec: TensorSpec) -> int:
         spec.shape[1:],
         wanted,
     ):
-        raise InvalidInput(f"input {name!r} has shape {list(shape)}, the model takes {list(spec.shape)}")
+        raise InvalidInput(
+            f"input {name!r} has shape {list(shape)!r:.60}, the model takes {list(spec.shape)}"
+        )
     if shape[0] == 0:
         raise InvalidInput(f"input {name!r} is empty; a request needs at least one row")
     return int(shape[0])
@@ -132,33 +135,69 @@ def from_bytes(data: memoryview | bytes, spec: TensorSpec, rows: int) -> np.ndar
     return found
 
 
-def outputs(
-    document: Mapping[str, Any], given: Mapping[str, np.ndarray], signature: Signature
-) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """Return the outputs that a request asks for, all if it names none, and the bytes of binary ones.
+def raw(body: bytes, signature: Signature) -> json_columns.Columns:
+    """Return the column of a body that has no JSON: the bytes of the only input, all of it one BYTES element.
 
     Raises:
-        InvalidInput: an output that the model does not have.
+        InvalidInput: the model has several inputs, or the body's size makes no number of rows.
     """
-    by_default = bool(parameters(document).get("binary_data_output", False))
-    asked = document.get("outputs", [])
-    if not isinstance(asked, list):
-        raise InvalidInput(f"'outputs' must be a list of outputs, got {kind(asked)}")
-    asked = asked or [{"name": spec.name} for spec in signature.outputs]
-    dtypes = {spec.name: spec.dtype for spec in signature.outputs}
+    if len(signature.inputs) != 1:
+        names = ", ".join(spec.name for spec in signature.inputs)
+        raise InvalidInput(
+            "Inference-Header-Content-Length 0 is for models of one input, whose bytes are the whole body; "
+            f"this one has {names}: describe them in JSON, and tell its length"
+        )
+    spec = signature.inputs[0]
+    if spec.dtype == "string":
+        return {spec.name: packed.texts([body], spec.name)}
+    size = numpy_dtype(spec.dtype).itemsize * math.prod(spec.shape[1:])
+    if not body or len(body) % size:
+        raise InvalidInput(f"input {spec.name!r} has {len(body)} bytes, a row of it makes {size}")
+    return {spec.name: from_bytes(body, spec, len(body) // size)}
+
+
+Asked = Sequence[tuple[TensorSpec, bool]]
+"""The outputs of an answer, each with whether it is to be binary."""
+
+
+def asked(document: Mapping[str, Any], signature: Signature) -> Asked:
+    """Return the outputs that a request asks for, all if it names none.
+
+    Raises:
+        InvalidInput: an output that the model does not have, or in a way that is not served.
+    """
+    by_default = flag(parameters(document), "binary_data_output", default=False)
+    given = document.get("outputs")
+    if given is not None and not isinstance(given, list):
+        raise InvalidInput(f"'outputs' must be a list of outputs, got {kind(given)}")
+    if not given:
+        return [(spec, by_default) for spec in signature.outputs]
+    specs = {spec.name: spec for spec in signature.outputs}
+    found: dict[str, tuple[TensorSpec, bool]] = {}
+    for output in given:
+        name = output.get("name") if isinstance(output, dict) else None
+        if not isinstance(name, str) or name not in specs:
+            raise InvalidInput(f"the model has no output {name!r:.60}; have: {', '.join(specs)}")
+        if name in found:  # some kilobytes of names would make a gigabyte of answer
+            raise InvalidInput(f"output {name!r} is asked for more than once; ask for it once")
+        settings = parameters(output)
+        refuse_extensions(settings, f"output {name!r}")
+        found[name] = specs[name], flag(settings, "binary_data", default=by_default)
+    return list(found.values())
+
+
+def outputs(asked: Asked, given: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Return the outputs that a request asks for, and the bytes of binary ones."""
     described: list[dict[str, Any]] = []
     binary: list[bytes] = []
-    for output in asked:
-        name = output.get("name") if isinstance(output, dict) else None
-        if not isinstance(name, str) or name not in dtypes:
-            raise InvalidInput(f"the model has no output {name!r}; have: {', '.join(dtypes)}")
-        values = np.ascontiguousarray(given[name])
+    for spec, is_binary in asked:
+        values = np.ascontiguousarray(given[spec.name])
         tensor: dict[str, Any] = {
-            "name": name,
-            "datatype": OIP_DTYPES[dtypes[name]],
+            "name": spec.name,
+            "datatype": OIP_DTYPES[spec.dtype],
             "shape": list(values.shape),
         }
-        if parameters(output).get("binary_data", by_default):
+        if is_binary:
             binary.append(values.tobytes())
             tensor["parameters"] = {"binary_data_size": values.nbytes}
         else:
@@ -215,21 +254,18 @@ def _texts(data: memoryview | bytes, name: str, rows: int) -> list[str]:
 def _binary_size(tensor: Mapping[str, Any], left: int) -> int | None:
     """Return the bytes that a tensor has behind the JSON, None where its data are in it."""
     name = tensor["name"]
-    size = parameters(tensor).get("binary_data_size") if "parameters" in tensor else None
+    settings = parameters(tensor) if "parameters" in tensor else {}
+    size = settings.get("binary_data_size")
     if size is None:
+        if settings:
+            refuse_extensions(settings, f"input {name!r:.60}")
         if "data" not in tensor:
-            raise InvalidInput(f"input {name!r} has neither 'data' nor the parameter binary_data_size")
+            raise InvalidInput(f"input {name!r:.60} has neither 'data' nor the parameter binary_data_size")
         return None
     if type(size) is not int or size < 0:
-        raise InvalidInput(f"input {name!r}: binary_data_size must be a number of bytes, got {size!r}")
+        raise InvalidInput(
+            f"input {name!r:.60}: binary_data_size must be a number of bytes, got {size!r:.60}"
+        )
     if size > left:
-        raise InvalidInput(f"input {name!r} has binary_data_size {size}, but {left} bytes are left")
+        raise InvalidInput(f"input {name!r:.60} has binary_data_size {size}, but {left} bytes are left")
     return size
-
-
-def parameters(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the parameters of a request or a tensor. Raises InvalidInput if they are no object."""
-    given = document.get("parameters", {})
-    if not isinstance(given, dict):
-        raise InvalidInput(f"'parameters' must be an object, got {kind(given)}")
-    return given

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -52,6 +53,13 @@ INDEX_STATES: dict[State, Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"
 }  # fmt: skip
 
 
+def version_or_label(named: str | None) -> str | int | None:
+    """Return the version number or the label that a request names; None where it names neither."""
+    if named and named.isascii() and named.isdigit() and len(named) < 19:  # others' digits are no number
+        return int(named)
+    return named or None
+
+
 class ServedVersion:
     """A version that answers; its encoder stays in memory, its model may be dropped and comes back on use."""
 
@@ -65,6 +73,7 @@ class ServedVersion:
         self._batcher: Batcher | None = None
         self._coming: asyncio.Task[Batcher] | None = None
         self.encoder: Encoder
+        self.loaded_at = datetime.now(UTC)
         if remote is None:
             self.load()
         else:
@@ -82,7 +91,7 @@ class ServedVersion:
         batcher = Batcher(
             loaded.predictor.predict, self._spec.batching, self._spec.max_queued_requests, self.statistics
         )
-        self._batcher = batcher
+        self._batcher, self.loaded_at = batcher, datetime.now(UTC)
         self._memory.hold(self)
         return batcher
 
