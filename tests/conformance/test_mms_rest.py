@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 import toy
-from asgi import ask, send
+from asgi import LIMIT, ask, send
 from test_protocols import rows
 
+from raymill.repo import Repository
+from raymill.serving import PROTOCOLS
 from raymill.serving.http import HttpApp
+from raymill.serving.plane import Plane
+from raymill.serving.spec import AutoscalingSpec, BatchingSpec, ModelSpec, OwnPlacement
 
 
 def test_ping(app: HttpApp) -> None:
@@ -42,7 +50,42 @@ def test_models_in_pages(app: HttpApp) -> None:
         names += [model["modelName"] for model in answer["models"]]
         token = answer.get("nextPageToken", "")
     assert names == ["chance", "kinds", "strict", "toy", "vector"]
-    assert ask(app, "/models?limit=x", method="GET")[0] == 400
+    for wrong in ("limit=x", "limit=0", "limit=-1", "limit=%C2%B2", "next_page_token=%D9%A1"):
+        assert ask(app, f"/models?{wrong}", method="GET")[0] == 400, wrong
+
+
+def test_a_description_tells_of_workers(tmp_path: Path) -> None:
+    repository = Repository(str(tmp_path / "models"))
+    toy.publish_kinds(repository, tmp_path / "staged")
+    batching = BatchingSpec(max_rows=64, max_wait_ms=2.5)
+    own = OwnPlacement(autoscaling=AutoscalingSpec(min_replicas=0, max_replicas=5))
+    models = {"toy": ModelSpec(batching=batching), "strict": ModelSpec(placement="own", own=own)}
+
+    async def never(*_: Any) -> Any:
+        raise NotImplementedError
+
+    plane = Plane(repository, models, remote={"strict": never})
+    before = datetime.now(UTC).replace(microsecond=0)
+    plane.load()
+    app = HttpApp(plane, [PROTOCOLS.load("mms_rest")(plane)], LIMIT)
+    _, shared = ask(app, "/models/toy", method="GET")
+    assert [shared[key] for key in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")] == [
+        1,
+        1,
+        64,
+        3,
+    ]
+    (worker,) = shared["workers"]
+    assert before <= datetime.fromisoformat(worker.pop("startTime")) <= datetime.now(UTC)
+    assert worker.pop("memoryUsage") >= 0
+    assert worker == {"id": str(os.getpid()), "status": "READY", "gpu": False}
+    _, apart = ask(app, "/models/strict", method="GET")
+    assert [apart[key] for key in ("minWorkers", "maxWorkers", "workers")] == [0, 5, []]
+    assert (shared["loadedAtStartup"], apart["loadedAtStartup"]) == (True, True)
+    asyncio.run(plane.replace({"toy": ("stable",), "vector": ("stable",)}))
+    assert ask(app, "/models/vector", method="GET")[1]["loadedAtStartup"] is False
+    assert ask(app, "/models/toy", method="DELETE")[0] == 200
+    assert ask(app, "/models/toy", method="GET")[1]["workers"] == []
 
 
 def test_describe_unregister_register(app: HttpApp) -> None:
@@ -74,6 +117,7 @@ def test_describe_unregister_register(app: HttpApp) -> None:
         ("POST", "/", 405, "MethodNotAllowedException"),
         ("POST", "/predictions", 404, "ModelNotFoundException"),
         ("POST", "/invocations?model_name=tyo", 404, "ModelNotFoundException"),
+        ("POST", "/predictions/toy/\u00b2", 404, "ModelNotFoundException"),
     ],
 )
 def test_refusals(app: HttpApp, method: str, path: str, status: int, kind: str) -> None:

@@ -7,6 +7,8 @@ list of rows, and answer with a list. Models are those of the repository: regist
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Set
 from functools import lru_cache
@@ -21,6 +23,8 @@ from raymill.serving import http_body, mms_openapi, ndjson, openapi
 from raymill.serving.http import PATHS, Request, Response, json_response
 from raymill.serving.http_body import HttpError
 from raymill.serving.plane import Plane
+from raymill.serving.served import ServedVersion, version_or_label
+from raymill.serving.spec import ModelSpec
 from raymill.serving.tfserving_json import from_rows, ready
 from raymill.tensors import Signature
 
@@ -92,15 +96,13 @@ class MmsRest:
         match = _predict_path(request.path)
         if match is None and request.path != "/invocations":
             raise NotFound(
-                f"nothing at {request.path}; "
+                f"nothing at {request.path:.200}; "
                 "have: /ping, /predictions/MODEL, /invocations, /models, /models/MODEL"
             )
         _only(request, "POST", "PUT", "OPTIONS")
         if match is None:
             return self._lone(request), None
-        version = match["version"]
-        number = int(version) if version and version.isdigit() and len(version) < 19 else version
-        return match["model"] or match["invoked"], number
+        return match["model"] or match["invoked"], version_or_label(match["version"])
 
     def _lone(self, request: Request) -> str:
         """Return the model of `/invocations`: that of the query, or the only one."""
@@ -140,7 +142,7 @@ class MmsRest:
             await self._plane.load_model(model)
             return json_response({"status": f'Model "{model}" registered'})
         first = _size(query.get("next_page_token", "0"), "next_page_token")
-        limit = _size(query.get("limit", str(PAGE)), "limit")
+        limit = _size(query.get("limit", str(PAGE)), "limit", 1)
         names = self._plane.models()
         page = [{"modelName": name, "modelUrl": name} for name in names[first : first + limit]]
         after = {"nextPageToken": str(first + limit)} if first + limit < len(names) else {}
@@ -169,13 +171,37 @@ class MmsRest:
                 "status": "Healthy" if served else "Unhealthy",
                 "versions": [{"modelVersion": str(found.number), "state": found.state} for found in statuses],
             }
+            | _workers(served.versions[served.default] if served else None, *self._plane.spec(model))
         )
+
+
+def _workers(version: ServedVersion | None, spec: ModelSpec, at_start: bool) -> dict[str, Any]:
+    """Return what a model's description says of workers. A replica is one; of a model's own, none is here."""
+    own = spec.own.autoscaling if spec.placement == "own" else None
+    return {
+        "minWorkers": own.min_replicas if own else 1,
+        "maxWorkers": own.max_replicas if own else 1,
+        "batchSize": spec.batching.max_rows,
+        "maxBatchDelay": math.ceil(spec.batching.max_wait_ms),
+        "loadedAtStartup": at_start,
+        "workers": [_worker(version)] if version and version.in_memory else [],
+    }
+
+
+def _worker(version: ServedVersion) -> dict[str, Any]:
+    return {
+        "id": str(os.getpid()),
+        "startTime": version.loaded_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "status": "READY",
+        "gpu": False,  # only a model's own replicas have any
+        "memoryUsage": version.bytes,
+    }
 
 
 def _only(request: Request, *methods: str) -> None:
     allowed = {*methods, "HEAD"} if "GET" in methods else set(methods)
     if request.method not in allowed:
-        message = f"method {request.method} is not allowed at {request.path}; use {', '.join(methods)}"
+        message = f"method {request.method} is not allowed at {request.path:.200}; use {', '.join(methods)}"
         raise HttpError(405, message, ((b"allow", ", ".join(methods).encode()),))
 
 
@@ -183,9 +209,9 @@ def _query(request: Request) -> dict[str, str]:
     return {name: values[-1] for name, values in parse_qs(request.query.decode("latin-1")).items()}
 
 
-def _size(text: str, name: str) -> int:
-    if not text.isdigit() or len(text) > 9:
-        raise InvalidInput(f"{name} must be a number of models, got {text!r:.40}")
+def _size(text: str, name: str, least: int = 0) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 9 or int(text) < least:
+        raise InvalidInput(f"{name} must be a number of models, {least} or more, got {text!r:.40}")
     return int(text)
 
 
