@@ -18,6 +18,7 @@ import toy
 from asgi import LIMIT, ask, send
 from test_protocols import DIALECTS
 
+from raymill.features import Encoder
 from raymill.repo import Repository
 from raymill.serving import PROTOCOLS, openapi
 from raymill.serving.http import HttpApp, Observe
@@ -231,6 +232,12 @@ def test_lines_are_whole_requests_in_the_open_inference_protocol(app: HttpApp) -
     answers = lines(app, "/v2/models/toy/infer", written([good, bad, good]))
     assert [answer.get("error") is None for answer in answers] == [True, False, True]
     assert dialect.scores(answers[2]) == [3.0]
+    asks = ({"parameters": {"binary_data_output": True}},
+            {"outputs": [{"name": "prediction", "parameters": {"binary_data": True}}]})  # fmt: skip
+    answers = lines(app, "/v2/models/toy/infer", written([good, *(good | more for more in asks), good]))
+    assert ["binary outputs do not fit in a line" in answer.get("error", "") for answer in answers] == [
+        False, True, True, False,
+    ]  # fmt: skip
 
 
 def test_a_bad_line_is_answered_by_its_error_alone(app: HttpApp) -> None:
@@ -310,7 +317,8 @@ def test_openapi_is_true_to_the_models_served(app: HttpApp) -> None:
                 continue
             validator = jsonschema.Draft202012Validator(content["schema"])
             validator.validate(content["example"])
-            assert "/infer" in path or not validator.is_valid({**content["example"], "unknown": 1})
+            open_ = "/infer" in path or path.startswith("/v1/")  # where other keys mean nothing
+            assert validator.is_valid({**content["example"], "unknown": 1}) == open_
             if path.endswith("/unload"):
                 continue
             status, answer = ask(app, path, content["example"], method.upper())
@@ -337,8 +345,36 @@ def test_each_model_has_a_schema_of_its_own(app: HttpApp) -> None:
     assert accepts("/v1/models/toy:predict", {"instances": [{"x": None, "w": None}]})
     assert accepts("/v1/models/vector/versions/1:predict", {"instances": [[1, 2, 3]]})
     assert not accepts("/v1/models/vector/versions/1:predict", {"instances": [[1, 2]]})
+    assert not accepts("/v1/models/toy:predict", {"instances": [{"x": 1, "w": "a"}], "inputs": {}})
+    assert accepts("/v1/models/chance:classify", {"examples": [{"x": [], "w": ["a"]}, {}]})
+    assert not accepts("/v1/models/strict:regress", {"examples": [{"x": [], "n": 1, "w": "a"}]})
     assert "/v1/models/toy:classify" not in paths
     assert "/v1/models/kinds:regress" not in paths
+
+
+def test_openapi_tells_of_base64_and_of_lines(tmp_path: Path) -> None:
+    repository = Repository(str(tmp_path / "models"))
+    text = Encoder(columns=(toy.encoder().columns[1],), target="y", task="regression")
+    staged = toy.stage(tmp_path / "staged", fitted=text, rows={"w": ["a"]})
+    repository.publish("text", staged, toy.manifest("text", fitted=text), lambda _: None)
+    plane = Plane(repository, {"text": ModelSpec(serve=("latest",))})
+    plane.load()
+    app = HttpApp(plane, [PROTOCOLS.load(name)(plane) for name in PROTOCOLS], LIMIT)
+    paths = ask(app, "/openapi.json", method="GET")[1]["paths"]
+    encoded = {"b64": "YQ=="}
+    predict, invoke = "/v1/models/text:predict", "/predictions/text"
+    for path, body in (
+        (predict, {"instances": [encoded, "a", None]}), (predict, {"instances": [{"w": encoded}]}),
+        (predict, {"inputs": [encoded]}), (predict, {"inputs": {"w": [encoded, "a"]}}),
+        ("/v1/models/text:regress", {"examples": [{"w": [encoded]}]}),
+        (invoke, encoded), (invoke, [encoded, "b"]), (invoke, {"w": encoded}),
+    ):  # fmt: skip
+        content = paths[path]["post"]["requestBody"]["content"]["application/json"]
+        jsonschema.Draft202012Validator(content["schema"]).validate(body)
+        assert ask(app, path, body)[0] == 200, (path, body)
+    for path in (predict, invoke, "/v2/models/text/infer"):
+        assert "As application/x-ndjson: a" in paths[path]["post"]["description"]
+    assert "ndjson" not in paths["/v1/models/text:regress"]["post"]["description"]
 
 
 def test_openapi_follows_the_models(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ A protocol in PROTOCOLS without a dialect fails.
 from __future__ import annotations
 
 import gzip
+import json
 import re
+import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from asgi import LIMIT, ask
 
 from raymill.serving import PROTOCOLS
 from raymill.serving.http import HttpApp
+from raymill.serving.plane import Plane
 
 DATATYPES = {"x": "FP32", "w": "BYTES", "n": "INT8", "y": "FP32"}
 CODES = {"invalid": 400, "not_found": 404, "method": 405, "too_large": 413, "media_type": 415}
@@ -45,7 +48,7 @@ def tfserving_path(model: str, wanted: str) -> str:
 def oip_body(columns: dict[str, list[Any]]) -> Any:
     return {
         "inputs": [
-            {"name": name, "datatype": DATATYPES[name], "shape": [len(values)], "data": values}
+            {"name": name, "datatype": DATATYPES.get(name, "FP32"), "shape": [len(values)], "data": values}
             for name, values in columns.items()
         ]
     }
@@ -134,8 +137,8 @@ BAD: dict[str, tuple[dict[str, list[Any]], str]] = {
     "rank": ({**COLUMNS, "x": [[1.0, 2.0]]}, "expected float32, got list|has 2 elements of data"),
     "null": ({**COLUMNS, "x": [None]}, "row 0: null, but this input has no null policy"),
     "null text": ({**COLUMNS, "w": [None]}, "row 0: null, but this input has no null policy"),
-    "NaN": ({**COLUMNS, "x": [float("nan")]}, "JSON Parse error"),
-    "infinity": ({**COLUMNS, "x": [float("inf")]}, "JSON Parse error"),
+    "NaN": ({**COLUMNS, "x": [float("nan")]}, "JSON Parse error|row 0: nan is outside the range"),
+    "infinity": ({**COLUMNS, "x": [float("inf")]}, "JSON Parse error|row 0: inf is outside the range"),
     "unequal lengths": ({**COLUMNS, "x": [1.0, 2.0]}, "same number of rows|the same inputs as row 0"),
     "no rows": ({"x": [], "n": [], "w": []}, "at least one row"),
     "twentieth row": (
@@ -172,7 +175,7 @@ RAW = {
     "null": b"null",
     "a number": b"1",
     "an empty object": b"{}",
-    "NaN": b'{"inputs": {"x": [NaN], "w": ["a"]}}',
+    "NaN misspelt": b'{"inputs": {"x": [NAN], "w": ["a"]}}',
     "deep nesting": b'{"inputs":' + b"[" * 2000 + b"]" * 2000 + b"}",
     "inputs null": b'{"inputs": null, "instances": null}',
     "half a surrogate": b'{"inputs": "\\ud800"}',
@@ -184,6 +187,46 @@ RAW = {
 def test_bad_bodies(app: HttpApp, name: str, case: str) -> None:
     for parts in (1, 5):
         refused(app, name, "invalid", DIALECTS[name].path("toy", ""), RAW[case], parts=parts)
+
+
+@pytest.mark.parametrize("name", sorted(DIALECTS.keys() - {"tfserving_rest"}))
+def test_bare_nan_and_byte_order_marks_are_tf_servings_alone(app: HttpApp, name: str) -> None:
+    dialect = DIALECTS[name]
+    nan = json.dumps(dialect.body({"x": [float("nan")], "w": ["a"]})).encode()
+    for body in (nan, b"\xef\xbb\xbf" + nan.replace(b"NaN", b"1")):
+        assert "JSON Parse error" in refused(app, name, "invalid", dialect.path("toy", ""), body)
+
+
+MANY: dict[str, list[Any]] = {f"key-{i}": [1.0] for i in range(200_000)}
+LONG = "k" * 100_000
+
+
+@pytest.fixture(scope="module")
+def roomy(plane: Plane) -> HttpApp:
+    """The protocols, with room for large bodies."""
+    return HttpApp(plane, [PROTOCOLS.load(name)(plane) for name in PROTOCOLS], 64 << 20)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_errors_are_short_whatever_was_sent_and_soon_there(roomy: HttpApp, name: str) -> None:
+    dialect = DIALECTS[name]
+    for columns, words in (
+        (MANY, "key-9 and 199,990 more"),
+        ({**COLUMNS, LONG: [1.0]}, "unknown inputs: kkk"),
+        ({LONG: []}, "kkk|at least one row"),
+        ({**COLUMNS, "x": [LONG]}, "expected float32, got str 'kkk"),
+        ({**COLUMNS, "x": [[1.0] * 100_000]}, "expected float32, got list|has 100000 elements of data"),
+        ({**COLUMNS, "x": [MANY]}, "expected float32, got dict"),
+    ):
+        body = json.dumps(dialect.body(columns)).encode()
+        started = time.process_time()
+        message = refused(roomy, name, "invalid", dialect.path("strict", ""), body)
+        assert time.process_time() - started < 2
+        assert re.search(words, message), message
+        assert len(message) < 1000
+    for model, wanted in ((LONG, ""), ("toy", LONG)):
+        message = refused(roomy, name, "not_found", dialect.path(model, wanted), dialect.body(COLUMNS))
+        assert len(message) < 1000
 
 
 @pytest.mark.parametrize("name", DIALECTS)

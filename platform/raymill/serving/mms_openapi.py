@@ -33,6 +33,7 @@ def paths(plane: Plane) -> dict[str, Any]:
             {"anyOf": [result, listed(result)]},
             body={"anyOf": [*ones, *map(listed, ones)]},
             example={spec.name: sample(spec) for spec in signature.inputs}, error=ERROR,
+            lines="a row a line, its prediction a line.",
         )  # fmt: skip
         found[f"/predictions/{model}"] = {"post": predict, "put": predict}
         describe = operation(TAG, "Describe", "Version, engine and state.", {"type": "object"}, error=ERROR)

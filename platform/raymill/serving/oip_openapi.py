@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from raymill.repo import Manifest
-from raymill.serving.openapi import Schema, closed, listed, opened, operation, sample, value
+from raymill.serving.openapi import Schema, closed, listed, nullable, opened, operation, sample, value
 from raymill.serving.plane import Plane
 from raymill.tensors import OIP_DTYPES, Signature, TensorSpec
 
 TAG = "Open Inference Protocol"
-PARAMETERS: Schema = {"type": "object"}
+PARAMETERS: Schema = nullable({"type": "object"})
+BOOLEAN: Schema = nullable({"type": "boolean"})
 
 
 def paths(plane: Plane) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def paths(plane: Plane) -> dict[str, Any]:
             "post": operation(
                 TAG, "Repository", "Models and their states; `ready` for those alone that answer.",
                 {"type": "array", "items": {"type": "object"}},
-                body=closed({}, {"ready": {"type": "boolean"}}), body_required=False, example={},
+                body=closed({}, {"ready": BOOLEAN}), body_required=False, example={},
             )
         },
     }  # fmt: skip
@@ -50,6 +51,7 @@ def _of_version(path: str, manifest: Manifest) -> dict[str, Any]:
         "as `shape` makes. Tensors may come and go as binary data behind the JSON.",
         closed({"model_name": text, "model_version": text, "outputs": outputs}, {"id": {}}),
         body=_request(manifest.signature), example=_example(manifest.signature),
+        lines="a request a line, its answer a line, all tensors as JSON.",
     )  # fmt: skip
     return {
         path: _get("Metadata", "Versions, inputs and outputs."),
@@ -68,9 +70,9 @@ def _request(signature: Signature) -> Schema:
     }  # fmt: skip
     output = opened({"name": {"enum": [spec.name for spec in signature.outputs]}}, {"parameters": PARAMETERS})
     optional = {
-        "id": {"type": "string"},
+        "id": nullable({"type": "string"}),
         "parameters": PARAMETERS,
-        "outputs": {"type": "array", "items": output},
+        "outputs": nullable({"type": "array", "items": output}),
     }
     return opened({"inputs": inputs}, optional)
 

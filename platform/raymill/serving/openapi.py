@@ -91,9 +91,17 @@ def operation(
     body: Schema | None = None,
     body_required: bool = True,
     example: Any = None,
+    lines: str | None = None,
     error: str = "Error",
 ) -> Schema:
-    """Return an operation whose JSON answer has schema `answer` and whose refusals are of ERRORS' `error`."""
+    """Return an operation whose JSON answer has schema `answer` and whose refusals are of ERRORS' `error`.
+
+    Args:
+        lines: What lines of NDJSON ask and answer. Told in words, for openapi-python-client leaves out
+            operations whose bodies may have a content type that it cannot write.
+    """
+    if lines is not None:
+        description += f" As application/x-ndjson: {lines}"
     made: Schema = {"tags": [tag], "summary": summary, "description": description}
     if body is not None:
         content: Schema = {"schema": body} if example is None else {"schema": body, "example": example}
@@ -106,13 +114,13 @@ def operation(
 
 def row(signature: Signature) -> list[Schema]:
     """Return the schemas of one row: an object with every input, or the value itself of a lone input."""
-    properties = {spec.name: value(spec) for spec in signature.inputs}
+    properties = {spec.name: row_value(spec) for spec in signature.inputs}
     return [closed(properties), *(properties.values() if len(properties) == 1 else ())]
 
 
 def columns(signature: Signature) -> Schema:
     """Return the schema of columns: an object of lists, one value a row."""
-    return closed({spec.name: listed(value(spec)) for spec in signature.inputs})
+    return closed({spec.name: listed(row_value(spec)) for spec in signature.inputs})
 
 
 def closed(properties: Schema, optional: Schema | None = None) -> Schema:
@@ -153,6 +161,14 @@ def value(spec: TensorSpec) -> Schema:
         return one
     vector = {"type": "array", "items": one, "minItems": spec.shape[1], "maxItems": spec.shape[1]}
     return nullable(vector) if spec.nullable else vector
+
+
+def row_value(spec: TensorSpec) -> Schema:
+    """Return the schema of an input's value in a row or column, where text may also come as base64."""
+    if spec.dtype != "string":
+        return value(spec)
+    one = {"anyOf": [{"type": "string"}, closed({"b64": {"type": "string", "contentEncoding": "base64"}})]}
+    return nullable(one) if spec.nullable else one
 
 
 def nullable(schema: Schema) -> Schema:
