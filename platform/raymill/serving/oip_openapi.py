@@ -72,7 +72,7 @@ def _request(signature: Signature) -> Schema:
     optional = {
         "id": nullable({"type": "string"}),
         "parameters": PARAMETERS,
-        "outputs": nullable({"type": "array", "items": output}),
+        "outputs": nullable({"type": "array", "items": output, "maxItems": len(signature.outputs)}),
     }
     return opened({"inputs": inputs}, optional)
 
