@@ -260,6 +260,49 @@ def test_every_request_is_counted_by_its_code(deploy: Callable[..., str], joined
     until(all_there, "not every request is counted", 40)
 
 
+def test_a_full_replica_says_so_as_the_protocol_does_and_everything_is_in_the_logs(
+    deploy: Callable[..., str], cluster: Cluster
+) -> None:
+    limits = {"max_ongoing_requests": 1, "max_queued_requests": 1}
+    url = deploy(shape="single", models={"slow": {"serve": ["latest"]}}, replica=limits, access_log_every=1)
+    host, port = url.removeprefix("http://").split(":")
+
+    def over_http(_: int) -> tuple[int, str | None, str]:
+        connection = http.client.HTTPConnection(host, int(port), timeout=60)
+        connection.request("POST", "/v1/models/slow:predict", json.dumps({"instances": [ROW]}))
+        answer = connection.getresponse()
+        found = answer.status, answer.getheader("retry-after"), next(iter(json.loads(answer.read())))
+        connection.close()
+        return found
+
+    def over_grpc(_: int) -> tuple[str, str | None]:
+        with grpc.insecure_channel(f"127.0.0.1:{cluster.grpc_port}") as channel:
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelReady")
+            message = oip.ModelReadyRequest(name="slow").SerializeToString()
+            try:
+                infer(message, timeout=60, metadata=(("application", "models"),))
+            except grpc.RpcError as error:
+                return error.code().name, dict(error.trailing_metadata()).get("grpc-retry-pushback-ms")
+            return "OK", None
+
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(over_http, range(24)))
+        assert set(told) == {(200, None, "predictions"), (503, "1", "error")}
+        busy = pool.submit(lambda: [over_http(0) for _ in range(10)])
+        rpcs = set(pool.map(over_grpc, range(40)))
+        busy.result()
+    assert rpcs <= {("OK", None), ("RESOURCE_EXHAUSTED", "1000")}
+    assert ("RESOURCE_EXHAUSTED", "1000") in rpcs
+    temp_dir = json.loads((cluster.home / "cluster.json").read_text())["temp_dir"]
+    files = Path(temp_dir).glob("session_latest/logs/serve/access_ModelServer_*.log")
+    logs = max(files, key=lambda file: file.stat().st_mtime)
+    lines = [json.loads(line) for line in logs.read_text().splitlines()]
+    codes = [line["code"] for line in lines if line["protocol"] == "tfserving_rest"]
+    assert codes[:24].count("503") == sum(status == 503 for status, *_ in told)
+    others = logs.with_name(logs.name.replace("access", "raymill")).read_text()
+    assert "model slow: serving versions [1]" in others
+
+
 def test_under_load_every_request_is_counted_and_latencies_by_sample(
     deploy: Callable[..., str], joined: Cluster
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import datetime
 
 import pytest
 
@@ -40,6 +41,7 @@ def test_the_access_log_has_a_sample_and_all_that_broke(caplog: pytest.LogCaptur
     metrics.observe("tfserving_rest", "toy", "", "500", 0.002)
     lines = [json.loads(record.message) for record in caplog.records]
     assert [line["code"] for line in lines] == ["200", "200", "500"]
+    assert datetime.fromisoformat(lines[0].pop("time")).tzinfo
     assert lines[0] == {
         "model": "toy", "version": "1", "protocol": "tfserving_rest", "code": "200", "milliseconds": 2.0,
     }  # fmt: skip

@@ -20,6 +20,7 @@ from raymill.repo import Repository
 from raymill.serving import GRPC_PROTOCOLS, PROTOCOLS, ingress, rpc
 from raymill.serving.deploy import APPLICATION, FAST_INGRESS
 from raymill.serving.http import HttpApp
+from raymill.serving.logs import write_logs
 from raymill.serving.memory import Memory
 from raymill.serving.metrics import RequestMetrics
 from raymill.serving.model_host import ModelHost
@@ -45,6 +46,7 @@ class ModelServer:
     def __init__(self, spec: dict[str, Any], own: dict[str, DeploymentHandle]) -> None:
         self._spec = ServeSpec.model_validate(spec)
         check_ingress()
+        write_logs(DEPLOYMENT)
         budget = self._spec.replica.memory_budget_mb
         metrics = RequestMetrics(self._spec.access_log_every)
         self._plane = Plane(
@@ -166,6 +168,7 @@ def build(spec: ServeSpec) -> Application:
         ray_actor_options={"num_cpus": spec.replica.num_cpus},
         max_ongoing_requests=spec.replica.max_ongoing_requests,
         max_queued_requests=spec.replica.max_queued_requests,
+        backpressure_config={"retry_after_s": ingress.RETRY_S},  # of streams; see ingress.py
         logging_config={"enable_access_log": False},
         **_replicas(spec),
     )

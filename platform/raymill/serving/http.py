@@ -174,6 +174,15 @@ class HttpApp:
         self._count(protocol, request, response.status, started)
         return self._packed(request, response)
 
+    def refuse(self, request: Request, error: Exception) -> tuple[int, list[Header], bytes]:
+        """Return a protocol's answer for `error`; what asks no model is answered all the same."""
+        protocol = self._protocol(request)
+        if protocol is None:
+            return self._packed(request, self._own(request.method, request.path))
+        response = self._error(protocol, request, error)
+        self._count(protocol, request, response.status, time.perf_counter())
+        return self._packed(request, response)
+
     def _protocol(self, request: Request) -> HttpProtocol | None:
         if request.path == "/" and request.method in ("GET", "HEAD"):
             return None

@@ -22,6 +22,7 @@ import ray
 from raymill.serving import public
 from raymill.serving.connection import connection_class
 from raymill.serving.http import Header, HttpApp, Request
+from raymill.serving.http_body import HttpError
 from raymill.serving.rpc import Handler, limits
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ LATENCIES = 50
 """How many latencies Serve's histograms get in a tenth of a second: see `_bound_latencies`."""
 WAITING_PARTS = 4
 """Parts of a body, of some 64 KiB each, that Serve may have read and the application not."""
+RETRY_S = 1
+FULL = f"this replica works on as many requests as it may, and as many wait; try again in {RETRY_S} s"
 BROKE = frozenset(
     (
         grpc.StatusCode.CANCELLED,
@@ -55,6 +58,7 @@ class Accounts:
         from ray.serve._private.request_ingress_metrics import RequestIngressMetrics
 
         self._slots, metrics = replica._semaphore, replica._metrics_manager
+        self._replica, _ = replica, replica._num_queued_requests
         # looked up now, so that a missing name shows before a request does
         self._begin, self._end = metrics.inc_num_ongoing_requests, metrics.dec_num_ongoing_requests
         self._record = metrics.record_request_metrics
@@ -82,8 +86,15 @@ class Accounts:
         metrics._report_cached_metrics = hand_over_and_report
 
     def admit(self) -> bool:
-        """Whether the replica has fewer requests than it may."""
-        return not self._slots.locked()
+        """Whether a request need not wait: it has a slot, or is refused."""
+        return not self._slots.locked() or self.full()
+
+    def full(self) -> bool:
+        """Whether as many requests as may are in work, and as many as may wait."""
+        if not self._slots.locked():
+            return False
+        most = self._replica.max_queued_requests
+        return bool(0 <= most <= self._replica._num_queued_requests)
 
     async def enter(self) -> float:
         """Count a request that begins, once the replica may have one more; returns when it began."""
@@ -101,9 +112,13 @@ class Accounts:
         self._end(self._metadata)
         self._slots.release()
         took_ms = (time.perf_counter() - started) * 1000
-        if not failed:
+        if failed:
+            self.failed(took_ms, method, code, broke=broke)
+        else:
             self._succeeded[method, code].append(took_ms)
-            return
+
+    def failed(self, took_ms: float, method: str, code: str, *, broke: bool) -> None:
+        """Tell Serve of a request that failed."""
         self._record(route=self._route, latency_ms=took_ms, is_error=broke)
         self._record_ingress(
             protocol=self._protocol, method=method, route=self._route, app_name=self.application,
@@ -200,6 +215,11 @@ def _install_http(replica: Any, app: HttpApp) -> None:
         return  # Serve takes the prefix off
 
     async def respond(request: Request) -> tuple[int, list[Header], bytes]:
+        if accounts.full():
+            refused = app.refuse(request, HttpError(503, FULL, ((b"retry-after", b"%d" % RETRY_S),)))
+            if refused[0] == 503:
+                accounts.failed(0.0, request.method, "503", broke=True)
+            return refused
         started, status = await accounts.enter(), 500
         try:
             status, headers, body = await app.respond(request, None)
@@ -239,6 +259,12 @@ def _unary(accounts: Accounts, name: str, mine: Handler, theirs: ServeHandler) -
         metadata = dict(context.invocation_metadata())
         if not accounts.admit() or metadata.get("application", "") not in here:
             return await theirs(request, context)
+        if accounts.full():
+            accounts.failed(0.0, name, grpc.StatusCode.RESOURCE_EXHAUSTED.name, broke=False)
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", f"{RETRY_S * 1000}"),))
+            context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+            context.set_details(FULL)
+            return b""
         if REQUEST_ID in metadata:
             context.set_trailing_metadata(((REQUEST_ID, metadata[REQUEST_ID]),))
         started, code = await accounts.enter(), grpc.StatusCode.CANCELLED

@@ -10,6 +10,7 @@ import bisect
 import json
 import logging
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histogram's buckets; one more holds what is above."""
@@ -66,7 +67,8 @@ class RequestMetrics:
         self._seen += 1
         if self._log_every and (self._seen % self._log_every == 0 or code in _BROKEN):
             line = {
-                "model": model, "version": version, "protocol": protocol, "code": code,
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "model": model,
+                "version": version, "protocol": protocol, "code": code,
                 "milliseconds": round(seconds * 1000, 3),
             }  # fmt: skip
             access_log.info(json.dumps(line))

@@ -12,6 +12,7 @@ import numpy as np
 from raymill.errors import RaymillError
 from raymill.features import Features
 from raymill.repo import Repository
+from raymill.serving.logs import write_logs
 from raymill.serving.memory import Memory
 from raymill.serving.served import ServedVersion
 from raymill.serving.spec import ModelSpec
@@ -27,6 +28,7 @@ class ModelHost:
     """
 
     def __init__(self, repository: str, name: str, model: dict[str, Any], poll_seconds: float) -> None:
+        write_logs(name)
         self._repository, self._name = Repository(repository), name
         self._spec, self._poll_s = ModelSpec.model_validate(model), poll_seconds
         self._versions: dict[int, ServedVersion] = {}
