@@ -9,7 +9,7 @@ import pytest
 import toy
 
 from raymill.errors import Corrupt, InvalidInput, SpecError
-from raymill.repo import Repository, Version, fetch, load_version
+from raymill.repo import Repository, Version, fetch, load_version, verify
 from raymill.repo.manifest import GOLDEN_FILE, MANIFEST_FILE, FileEntry, Golden
 from raymill.repo.version import check_golden
 
@@ -70,6 +70,23 @@ def test_a_file_cut_short_refuses_to_load(version, local):
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(Corrupt, match="SHA-256"):
         load_version(version, local)
+
+
+@pytest.mark.parametrize("name", ["model.json", "encoder.json", "golden.json"])
+def test_verifying_reads_every_byte_and_loads_nothing(version, name, monkeypatch):
+    monkeypatch.setattr(toy.ToyFlavor, "load", None)
+    verify(version)
+    file = version.location / name
+    data = file.read_bytes()
+    file.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(Corrupt, match=rf"{name}' has SHA-256 \w{{12}}\.\.\., its manifest says \w{{12}}"):
+        verify(version)
+    file.write_bytes(data[:-1])
+    with pytest.raises(Corrupt, match=rf"{name}' has {len(data) - 1} bytes, its manifest says {len(data)}"):
+        verify(version)
+    file.remove()
+    with pytest.raises(Corrupt, match=rf"{name}' is missing"):
+        verify(version)
 
 
 def rewrite(version: Version, name: str, data: bytes) -> Version:

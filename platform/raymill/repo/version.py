@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from pyarrow.fs import FileType
 
 from raymill.config import Spec
 from raymill.errors import Corrupt, InvalidInput
 from raymill.features import Encoder
 from raymill.flavors import FLAVORS, Predictor
-from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, Golden
+from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, FileEntry, Golden
 from raymill.repo.repository import Version
 from raymill.scratch import scratch
+from raymill.storage import Location
 
 S = TypeVar("S", bound=Spec)
 
@@ -50,24 +52,47 @@ def fetch(version: Version, directory: Path, only: str | None = None) -> Path:
     for entry in version.manifest.files:
         if only is not None and entry.path != only:
             continue
-        if not entry.path or ".." in entry.path.split("/") or entry.path.startswith("/"):
-            raise Corrupt(
-                f"manifest of {version.location.uri!r} names {entry.path!r}, which leaves its folder"
-            )
-        source = version.location / entry.path
-        if not source.exists():
-            raise Corrupt(f"{source.uri!r} is missing; the version is damaged, publish it again")
+        source = _source(version, entry)
         data = source.read_bytes()
-        found = hashlib.sha256(data).hexdigest()
-        if found != entry.sha256:
-            raise Corrupt(
-                f"{source.uri!r} has SHA-256 {found[:12]}..., its manifest says {entry.sha256[:12]}...; "
-                "the version is damaged, publish it again"
-            )
+        _check_hash(source, hashlib.sha256(data).hexdigest(), entry)
         target = directory / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     return directory
+
+
+def verify(version: Version) -> None:
+    """Read every byte of a version where it lies, and load nothing.
+
+    Raises:
+        Corrupt: a file is missing, or its bytes are not those that were published.
+    """
+    for entry in version.manifest.files:
+        source = _source(version, entry)
+        size = int(source.info().size)
+        if size != entry.bytes:  # told before gigabytes are read
+            raise Corrupt(
+                f"{source.uri!r} has {size} bytes, its manifest says {entry.bytes}; "
+                "the version is damaged, publish it again"
+            )
+        _check_hash(source, source.sha256(), entry)
+
+
+def _source(version: Version, entry: FileEntry) -> Location:
+    if not entry.path or ".." in entry.path.split("/") or entry.path.startswith("/"):
+        raise Corrupt(f"manifest of {version.location.uri!r} names {entry.path!r}, which leaves its folder")
+    source = version.location / entry.path
+    if source.info().type != FileType.File:
+        raise Corrupt(f"{source.uri!r} is missing; the version is damaged, publish it again")
+    return source
+
+
+def _check_hash(source: Location, found: str, entry: FileEntry) -> None:
+    if found != entry.sha256:
+        raise Corrupt(
+            f"{source.uri!r} has SHA-256 {found[:12]}..., its manifest says {entry.sha256[:12]}...; "
+            "the version is damaged, publish it again"
+        )
 
 
 def load_version(version: Version, directory: Path) -> LoadedVersion:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from raymill.errors import Conflict, RaymillError, Unavailable
-from raymill.repo import Repository
 from raymill.serving import GRPC_PROTOCOLS
+from raymill.serving.preflight import check, check_placement
 from raymill.serving.spec import ServeSpec
 
 APPLICATION = "models"
@@ -77,19 +77,6 @@ def _servicer_functions(spec: ServeSpec) -> list[str]:
     ]
 
 
-def check(spec: ServeSpec) -> dict[str, dict[str, int]]:
-    """Return, by model, the version behind everything that is to be served.
-
-    Raises:
-        NotFound: a model, version or label that is not in the repository.
-    """
-    repository = Repository(spec.repository)
-    return {
-        name: {str(wanted): repository.resolve_all(name, wanted)[0] for wanted in model.serve}
-        for name, model in spec.models.items()
-    }
-
-
 def deploy(
     spec: ServeSpec,
     dashboard: str,
@@ -99,13 +86,16 @@ def deploy(
 ) -> dict[str, Any]:
     """Deploy `spec` through the dashboard at `dashboard`, wait until it serves, and return where.
 
+    Nothing is sent where what is to be served is not whole, or can never be placed.
+
     Raises:
-        NotFound: see `check`.
+        NotFound, Corrupt: see `check`.
         DeployFailed: Serve gave up, with its message.
-        Unavailable: not up after `wait_s` seconds.
+        Unavailable: see `check_placement`, or not up after `wait_s` seconds.
     """
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
+    check_placement(spec)
     versions = check(spec)
     client = ServeSubmissionClient(dashboard)
     client.deploy_applications(document(spec))

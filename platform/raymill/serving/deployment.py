@@ -11,9 +11,10 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve import Application
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from raymill import cluster
 from raymill.errors import Exhausted, RaymillError, Unavailable
 from raymill.features import Features
 from raymill.repo import Repository
@@ -25,6 +26,7 @@ from raymill.serving.memory import Memory
 from raymill.serving.metrics import RequestMetrics
 from raymill.serving.model_host import ModelHost
 from raymill.serving.plane import Plane
+from raymill.serving.preflight import check, check_placement, replicas_by_node
 from raymill.serving.ray_metrics import Exporter
 from raymill.serving.ray_overrides import ClusterOverrides
 from raymill.serving.served import RemotePredict
@@ -109,7 +111,11 @@ class ModelServer:
 
 def _running() -> int:
     """Return how many replicas answer requests now, this one with them."""
-    deployment = serve.status().applications[APPLICATION].deployments[DEPLOYMENT]
+    deployment = serve.status().applications[APPLICATION].deployments.get(DEPLOYMENT)
+    if deployment is None:  # a build has failed since: Serve runs what there was, and no longer tells of it
+        prefix = f"SERVE_REPLICA::{APPLICATION}#{DEPLOYMENT}#"
+        actors = ray.util.list_named_actors(all_namespaces=True)
+        return max(1, len([actor for actor in actors if actor["name"].startswith(prefix)]))
     return int(deployment.replica_states.get("RUNNING", 1))
 
 
@@ -159,8 +165,14 @@ def build(spec: ServeSpec) -> Application:
     """Return the Serve application of a spec.
 
     Raises:
-        Unavailable: the cluster has fewer nodes than the shape needs.
+        RayServeException: see `check` and `check_placement`. This is what Serve takes for an answer: of
+            anything else it asks three times more, and tells where in the code it came from.
     """
+    try:
+        check_placement(spec)
+        check(spec)
+    except RaymillError as error:
+        raise RayServeException(str(error)) from error
     own = {name: _own(name, model, spec) for name, model in spec.models.items() if model.placement == "own"}
     deployment = serve.deployment(
         serve.ingress()(ModelServer),
@@ -194,13 +206,7 @@ def _replicas(spec: ServeSpec) -> dict[str, Any]:
         return {"autoscaling_config": spec.autoscaling.model_dump(exclude_none=True)}
     if spec.shape == "single":
         return {"num_replicas": 1}
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    count = spec.replicas or (nodes if spec.shape == "multi_primary" else 2)
-    if count > nodes:
-        raise Unavailable(
-            f"shape {spec.shape} with {count} replicas needs as many nodes, the cluster has {nodes}; "
-            "add nodes, or set `replicas` lower"
-        )
+    count = replicas_by_node(spec, len(cluster.nodes()))
     return {"num_replicas": count, "max_replicas_per_node": 1}
 
 
