@@ -11,6 +11,7 @@ from rich.table import Table
 
 from raymill import __version__, local_cluster, runs_cli, study_cli
 from raymill.entry import errors_shown
+from raymill.errors import Corrupt
 from raymill.repo import Repository
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
@@ -64,11 +65,14 @@ def list_models(repository: Root = "models") -> None:
         table = Table("model", "versions", "newest", "flavor", "metrics", "labels")
         for name in found.models():
             numbers = found.versions(name)
-            manifest = found.version(name, numbers[-1]).manifest
-            labels = " ".join(f"{label}={number}" for label, number in found.labels(name).items())
-            table.add_row(
-                name, str(len(numbers)), str(numbers[-1]), manifest.flavor, _metrics(manifest.metrics), labels
-            )
+            counts = (name, str(len(numbers)), str(numbers[-1]))
+            try:
+                manifest = found.version(name, numbers[-1]).manifest
+                labels = " ".join(f"{label}={number}" for label, number in found.labels(name).items())
+                table.add_row(*counts, manifest.flavor, _metrics(manifest.metrics), labels)
+            except Corrupt as error:  # others are listed all the same
+                table.add_row(*counts, "damaged")
+                typer.echo(f"{name}: {error}", err=True)
     console.print(table)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import toy
 
-from raymill.errors import InvalidInput, NotFound, Unavailable
+from raymill.errors import Corrupt, InvalidInput, NotFound, Unavailable
 from raymill.repo import Repository
 from raymill.serving.plane import Answer, Plane
 from raymill.serving.spec import ModelSpec
@@ -166,3 +167,131 @@ def test_unknown_and_unloaded_models(repository: Repository) -> None:
     assert found.ready()
     with pytest.raises(InvalidInput, match="missing inputs: w"):
         infer(found, "toy", {"x": [1.0]})
+
+
+def two(repository: Repository, tmp_path: Path) -> Plane:
+    """A plane of `toy` and `other`, not loaded yet."""
+    toy.publish(repository, tmp_path / "staged-other", model="other")
+    repository.label("other", "stable", 1)
+    return Plane(repository, {"toy": ModelSpec(serve=("stable",)), "other": ModelSpec()})
+
+
+def damage(tmp_path: Path, number: int, model: str = "toy") -> None:
+    (tmp_path / f"models/{model}/{number}/model.json").write_text('{"weight": 6.0}')
+
+
+def test_a_model_that_does_not_load_does_not_keep_others_from_starting(
+    repository: Repository, tmp_path: Path
+) -> None:
+    found = two(repository, tmp_path)
+    good = (tmp_path / "models/toy/1/model.json").read_text()
+    damage(tmp_path, 1)
+    found.load()
+    assert infer(found, "other", ONE).version == 1
+    assert not found.ready()
+    assert not found.model_ready("toy")
+    (status,) = found.status("toy")
+    assert (status.state, "SHA-256" in status.error) == ("END", True)
+    with pytest.raises(Unavailable, match=r"no loaded version yet; try again shortly \(.*SHA-256"):
+        infer(found, "toy", ONE)
+    (tmp_path / "models/toy/1/model.json").write_text(good)
+    found.refresh()
+    assert found.ready()
+    assert infer(found, "toy", ONE).version == 1
+
+
+def test_a_plane_of_which_nothing_loads_says_why(repository: Repository, tmp_path: Path) -> None:
+    found = two(repository, tmp_path)
+    damage(tmp_path, 1)
+    damage(tmp_path, 1, "other")
+    with pytest.raises(Corrupt, match="SHA-256"):
+        found.load()
+
+
+def test_one_that_starts_serves_what_others_have_kept(repository: Repository, tmp_path: Path) -> None:
+    old = plane(repository, "stable", "latest")
+    toy.publish(repository, tmp_path / "staged-3", weight=9.0)
+    repository.label("toy", "stable", 3)
+    damage(tmp_path, 3)
+    old.refresh()
+    new = plane(repository, "stable", "latest")
+    for found in (old, new):
+        assert found.ready()
+        assert infer(found, "toy", ONE).version == 1
+        assert (infer(found, "toy", ONE, "stable").version, sorted(found.served()["toy"].versions)) == (
+            1,
+            [1, 2],
+        )
+        assert {status.number: status.state for status in found.status("toy")}[3] == "END"
+    repository.label("toy", "stable", 2)
+    new.refresh()
+    assert infer(new, "toy", ONE).version == 2
+
+
+def test_a_move_that_cannot_be_read_stops_its_model_alone(repository: Repository, tmp_path: Path) -> None:
+    found = two(repository, tmp_path)
+    repository.label("toy", "stable", 2)
+    move = tmp_path / "models/toy/_labels/stable/00000002"
+    move.write_bytes(b"")
+    found.load()
+    assert infer(found, "other", ONE).version == 1
+    with pytest.raises(Unavailable, match=r"00000002.*delete the file"):
+        infer(found, "toy", ONE)
+    assert ["00000002" in entry.reason for entry in found.index()] == [False, True]
+    assert str(tmp_path) not in found.index()[1].reason
+    move.unlink()
+    found.refresh()
+    assert infer(found, "toy", ONE).version == 1
+
+
+def test_a_label_that_is_gone_holds_up_no_other(repository: Repository, tmp_path: Path) -> None:
+    repository.label("toy", "canary", 2)
+    found = plane(repository, "stable", "canary")
+    toy.publish(repository, tmp_path / "staged-3", weight=9.0)
+    shutil.rmtree(tmp_path / "models/toy/_labels/canary")
+    repository.label("toy", "stable", 3)
+    found.refresh()
+    assert infer(found, "toy", ONE).version == 3
+    with pytest.raises(NotFound, match="serves no label 'canary'"):
+        infer(found, "toy", ONE, "canary")
+    assert "no label 'canary'" in found.status("toy", 2)[0].error
+    repository.label("toy", "canary", 2)
+    found.refresh()
+    assert infer(found, "toy", ONE, "canary").version == 2
+
+
+def test_a_default_whose_label_is_gone_stays_while_it_is_loaded(
+    repository: Repository, tmp_path: Path
+) -> None:
+    repository.label("toy", "canary", 2)
+    found = plane(repository, "stable", "canary")
+    shutil.rmtree(tmp_path / "models/toy/_labels/stable")
+    toy.publish(repository, tmp_path / "staged-3", weight=9.0)
+    repository.label("toy", "canary", 3)
+    found.refresh()
+    found.refresh()
+    assert infer(found, "toy", ONE).version == 1
+    assert infer(found, "toy", ONE, "canary").version == 3
+    with pytest.raises(NotFound, match="serves no label 'stable'"):
+        infer(found, "toy", ONE, "stable")
+    assert infer(plane(repository, "stable", "canary"), "toy", ONE).version == 3
+
+
+def test_of_several_versions_those_that_load_are_served(repository: Repository, tmp_path: Path) -> None:
+    old = plane(repository, "latest:2")
+    toy.publish(repository, tmp_path / "staged-3", weight=9.0)
+    damage(tmp_path, 3)
+    old.refresh()
+    for found in (old, plane(repository, "latest:2")):
+        assert sorted(found.served()["toy"].versions) == [1, 2]
+        assert infer(found, "toy", ONE).version == 2
+
+
+def test_what_goes_on_being_wrong_is_logged_once(
+    repository: Repository, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = plane(repository, "stable")
+    shutil.rmtree(tmp_path / "models/toy/_labels/stable")
+    for _ in range(3):
+        found.refresh()
+    assert sum("going on with what is loaded" in record.message for record in caplog.records) == 1

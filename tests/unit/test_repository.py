@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import toy
 from pyarrow import fs as pafs
+from typer.testing import CliRunner
 
+from raymill.cli import app
 from raymill.errors import Conflict, Corrupt, InvalidInput, NotFound
 from raymill.repo import Repository
 from raymill.repo.manifest import MANIFEST_FILE
@@ -218,6 +220,42 @@ def test_a_label_begun_and_never_written_is_no_label(repository, publish):
     assert repository.resolve("toy", "stable") == 1
     with pytest.raises(NotFound, match="model 'toy' has no label 'canary'"):
         repository.history("toy", "canary")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"null", b"7", b'{"version": 1}', b'{"version": "1", "at": "", "by": ""}']
+)
+def test_a_move_that_cannot_be_read_breaks_its_label_and_no_other(repository, publish, data):
+    publish()
+    publish()
+    repository.label("toy", "stable", 1)
+    repository.label("toy", "stable", 2)
+    repository.label("toy", "canary", 2)
+    move = repository.root / "toy" / "_labels" / "stable" / "00000002"
+    move.write_bytes(data)
+    for ask in (repository.resolve, repository.history, repository.rollback):
+        with pytest.raises(Corrupt, match=r"stable/00000002', a move of label 'stable', .*; delete the file"):
+            ask("toy", "stable")
+    with pytest.raises(Corrupt, match="00000002"):
+        repository.labels("toy")
+    assert "00000002" in refusal(lambda: repository.resolve("toy", "none"))
+    assert repository.resolve("toy", "canary") == 2
+    move.remove()
+    assert repository.resolve("toy", "stable") == 1
+
+
+def test_models_are_listed_beside_one_whose_label_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYMILL_HOME", str(tmp_path / "home"))
+    found = local(tmp_path)
+    for model in ("alpha", "beta"):
+        toy.publish(found, tmp_path / model, model)
+        found.label(model, "stable", 1)
+    (tmp_path / "models/beta/_labels/stable/00000001").write_bytes(b"")
+    listed = CliRunner().invoke(app, ["models", "list", "--repository", str(tmp_path / "models")])
+    assert listed.exit_code == 0
+    assert "stable=1" in listed.output
+    assert "damaged" in listed.output
+    assert "00000001', a move of label 'stable', cannot be read" in listed.stderr
 
 
 def refusal(call) -> str:

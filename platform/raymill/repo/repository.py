@@ -95,6 +95,7 @@ class Repository:
 
         Raises:
             NotFound: unknown model, version or label.
+            Corrupt: where the label points cannot be read.
         """
         if isinstance(wanted, int) or _is_number(wanted):
             if int(wanted) not in self.versions(model):
@@ -105,10 +106,10 @@ class Repository:
             if not versions:
                 raise NotFound(self._absent(model, "any version"))
             return versions[-1]
-        labels = self.labels(model)
-        if wanted not in labels:
+        version = self._points_at(model, wanted)  # other labels need not be readable
+        if version is None:
             raise NotFound(self._absent(model, f"label {wanted!r}"))
-        return labels[wanted]
+        return version
 
     def resolve_all(self, model: str, wanted: str | int) -> list[int]:
         """Return the number that `resolve` does, or those of "latest:N" or "latest:all", the last one first.
@@ -172,26 +173,32 @@ class Repository:
                 return event
 
     def labels(self, model: str) -> dict[str, int]:
-        """Return every label with the version it points at now."""
-        folder = self.root / model / "_labels"
-        moves = {child.name: self._moves(model, child.name) for child in folder.children()}
-        return {label: events[-1].version for label, events in moves.items() if events}
+        """Return every label with the version it points at now. Raises Corrupt as `resolve` does."""
+        names = [child.name for child in (self.root / model / "_labels").children()]
+        found = {label: self._points_at(model, label) for label in names}
+        return {label: version for label, version in found.items() if version is not None}
 
     def history(self, model: str, label: str) -> list[LabelEvent]:
-        """Return every move of a label, oldest first. Raises NotFound for an unknown label."""
-        events = self._moves(model, label)
-        if not events:
-            raise NotFound(f"model {model!r} has no label {label!r}")
-        return events
+        """Return every move of a label, oldest first.
 
-    def _moves(self, model: str, label: str) -> list[LabelEvent]:
-        """Return every move of a label; [] for one that a dying process began and never wrote."""
-        folder = self.root / model / "_labels" / label
-        return [
-            LabelEvent(label=label, **json.loads(child.read_bytes()))
-            for child in folder.children()
-            if _is_number(child.name)
-        ]
+        Raises:
+            NotFound: an unknown label.
+            Corrupt: a move that cannot be read.
+        """
+        moves = self._moves(model, label)
+        if not moves:
+            raise NotFound(f"model {model!r} has no label {label!r}")
+        return [_event(label, move) for move in moves]
+
+    def _points_at(self, model: str, label: str) -> int | None:
+        moves = self._moves(model, label)
+        return _event(label, moves[-1]).version if moves else None
+
+    def _moves(self, model: str, label: str) -> list[Location]:
+        """Return a file a move of a label; [] for one that a dying process began and never wrote."""
+        if not (_NAME.match(model) and _NAME.match(label)):
+            return []
+        return [move for move in (self.root / model / "_labels" / label).children() if _is_number(move.name)]
 
     def rollback(self, model: str, label: str) -> LabelEvent:
         """Point `label` back at the version it had before its present one.
@@ -244,7 +251,10 @@ class Repository:
             models = self.models()
             have = f"; have: {', '.join(models)}." if models else "; it is empty."
             return f"repository {self.root.uri!r} has no model {model!r}{have}{nearest(model, models)}"
-        labels = ", ".join(f"{label} -> {number}" for label, number in self.labels(model).items())
+        try:
+            labels = ", ".join(f"{label} -> {number}" for label, number in self.labels(model).items())
+        except Corrupt as error:
+            labels = str(error)
         numbers = ", ".join(map(str, versions[-10:]))
         return f"model {model!r} has no {what}; versions: {numbers}; labels: {labels or 'none'}"
 
@@ -257,6 +267,20 @@ def _entries(staged: Path) -> tuple[FileEntry, ...]:
         )
         for file, info in source.files()
     )
+
+
+def _event(label: str, move: Location) -> LabelEvent:
+    data = move.read_bytes()
+    try:
+        event = LabelEvent(label=label, **json.loads(data))
+        if type(event.version) is not int:
+            raise ValueError(f"version {event.version!r} is no number")
+    except (ValueError, TypeError) as error:  # TypeError: JSON, and not of a move
+        raise Corrupt(
+            f"{move.uri!r}, a move of label {label!r}, cannot be read: {error}; "
+            "delete the file, and the label points where it did before"
+        ) from error
+    return event
 
 
 def _is_number(name: str) -> bool:

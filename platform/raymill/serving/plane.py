@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from raymill.errors import InvalidInput, NotFound, RaymillError, Unavailable, nearest
+from raymill.errors import NotFound, RaymillError, Unavailable, nearest
 from raymill.repo import Manifest, Repository
+from raymill.serving.following import follow
 from raymill.serving.memory import Memory
 from raymill.serving.metrics import RequestMetrics
 from raymill.serving.overrides import Override, Overrides, OwnOverrides
 from raymill.serving.served import (
-    INDEX_STATES,
     Answer,
     IndexEntry,
     RemotePredict,
@@ -32,7 +32,6 @@ from raymill.serving.served import (
     ServedVersion,
     Tracked,
     VersionStatus,
-    is_label,
     without,
 )
 from raymill.serving.spec import ModelSpec
@@ -73,29 +72,36 @@ class Plane:
         self._changing = threading.Lock()
 
     def load(self) -> None:
-        """Load everything that is to be served.
+        """Load everything that is to be served, as far as it loads; `refresh` tries again what does not.
 
         Raises:
-            RaymillError: a model, version or label that is not there, or a damaged version.
+            Exception: of no model anything loads; it is the first one's.
         """
         with self._changing:
             records = self._overrides.read()
-            self._apply(records)
-            for name in self._tracked:
-                self._refresh(name)
+            errors = self._follow(records)
+            if errors and len(errors) == len(self._tracked):
+                raise errors[0]
             self._overrides.applied({record.change for record in records.values()})
 
     def refresh(self) -> None:
         """Follow the labels. What cannot be loaded is logged and shown in the status; the old one stays."""
         with self._changing:
             records = self._overrides.read()
-            self._apply(records)
-            for name in self._tracked:
-                try:
-                    self._refresh(name)
-                except Exception as error:  # storage and frameworks raise what they like
-                    log.error("model %s: %r; going on with what is loaded", name, error)
+            self._follow(records)
             self._overrides.applied({record.change for record in records.values()})
+
+    def _follow(self, overrides: Mapping[str, Override]) -> list[Exception]:
+        """Return the errors of the models of which nothing is loaded: one model's must not stop others."""
+        self._apply(overrides)
+        errors = []
+        for name in self._tracked:
+            try:
+                self._refresh(name)
+            except Exception as error:  # storage and frameworks raise what they like
+                if name not in self._served:
+                    errors.append(error)
+        return errors
 
     def models(self) -> list[str]:
         """Return the names of all models, loaded or not."""
@@ -127,15 +133,7 @@ class Plane:
 
     def index(self) -> list[IndexEntry]:
         """Return where every version stands, by model; see `status` for one model."""
-        entries = []
-        for name, tracked in sorted(self._tracked.items()):
-            statuses = tracked.newest_first()
-            if not statuses:
-                entries.append(IndexEntry(name, None, "UNAVAILABLE", "not loaded yet"))
-            for status in statuses:
-                reason = status.error or ("unloaded" if status.state == "END" else "")
-                entries.append(IndexEntry(name, status.number, INDEX_STATES[status.state], reason))
-        return entries
+        return [entry for name, tracked in sorted(self._tracked.items()) for entry in tracked.entries(name)]
 
     async def load_model(self, model: str) -> None:
         """Load a model, or follow its labels at once, here and wherever else it is served.
@@ -199,11 +197,7 @@ class Plane:
             InvalidInput: the model is no classifier.
         """
         _, loaded = self._pick(model, wanted)
-        if loaded.encoder.task == "binary":
-            return ("0", "1")
-        if loaded.encoder.task != "multiclass":
-            raise InvalidInput(f"model {model!r} is no classifier: its task is {loaded.encoder.task}")
-        return tuple(map(str, loaded.encoder.classes))
+        return loaded.classes()
 
     async def infer(
         self,
@@ -242,9 +236,11 @@ class Plane:
     def _pick(self, model: str, wanted: str | int | None) -> tuple[int, ServedVersion]:
         served = self._served.get(model)
         if served is None:
-            if self._known(model).unloaded:
+            tracked = self._known(model)
+            if tracked.unloaded:
                 raise NotFound(f"model {model!r} was unloaded; load it again to use it")
-            raise Unavailable(f"model {model!r} has no loaded version yet; try again shortly")
+            why = "".join(f" ({error})" for error in tracked.failed.values())
+            raise Unavailable(f"model {model!r} has no loaded version yet; try again shortly{why}")
         number = served.default if wanted is None else wanted
         if isinstance(number, str):
             number = self._label(model, number)
@@ -270,10 +266,7 @@ class Plane:
 
     def _have(self, model: str) -> str:
         served = self._served.get(model)
-        if served is None:
-            return "none is loaded yet"
-        labels = ", ".join(f"{label} -> {number}" for label, number in served.labels.items())
-        return f"versions: {', '.join(map(str, sorted(served.versions)))}; labels: {labels or 'none'}"
+        return served.have() if served else "none is loaded yet"
 
     def _apply(self, overrides: Mapping[str, Override]) -> None:
         """Bring what is to be served in line with what clients changed."""
@@ -357,26 +350,41 @@ class Plane:
         return changes
 
     def _refresh(self, name: str) -> None:
+        """Serve of a model what its labels point at, as far as it is there and loads; see `follow`.
+
+        Raises:
+            Exception: the first reason why it is not all.
+        """
         tracked, old = self._known(name), self._served.get(name)
         if tracked.unloaded:
             return
-        found = {wanted: self._repository.resolve_all(name, wanted) for wanted in tracked.spec.serve}
-        numbers = [number for behind in found.values() for number in behind]
-        labels = {str(wanted): number for wanted, (number, *_) in found.items() if is_label(wanted)}
-        kept = dict(old.versions) if old else {}
-        new = ServedModel(
-            numbers[0],
-            {number: kept.get(number) or self._load(name, number) for number in dict.fromkeys(numbers)},
-            labels,
-        )
-        before = old and (old.default, old.labels, set(old.versions))
-        if before == (new.default, labels, set(new.versions)):
+        versions = dict(old.versions) if old else {}
+
+        def load(number: int) -> None:
+            if number not in versions:
+                versions[number] = self._load(name, number)
+
+        serve = tracked.spec.serve
+        found, failed = follow(self._repository, name, serve, old.found if old else {}, load)
+        before, tracked.failed = tracked.failed, {wanted: self._told(why) for wanted, why in failed.items()}
+        if found:
+            self._serve(name, ServedModel.of(serve[0], found, versions, old), old)
+        if failed:
+            if tracked.failed != before:  # and not each time that the plane looks
+                log.error("model %s: %s; going on with what is loaded", name, tracked.failed)
+            raise next(iter(failed.values()))
+
+    def _serve(self, name: str, new: ServedModel, old: ServedModel | None) -> None:
+        if new == old:
             return
-        self._served = self._served | {name: new}
-        for gone in kept.keys() - new.versions.keys():
-            tracked.statuses[gone] = VersionStatus(gone, "END")
-            self._memory.forget(kept[gone])
-        log.info("model %s: serving versions %s, labels %s", name, sorted(new.versions), labels)
+        tracked, self._served = self._tracked[name], self._served | {name: new}
+        before, versions = (old.found, old.versions) if old else ({}, {})
+        for gone, version in versions.items():
+            if gone not in new.versions:
+                why = [why for wanted, why in tracked.failed.items() if gone in before.get(wanted, ())]
+                tracked.statuses[gone] = VersionStatus(gone, "END", "; ".join(why))
+                self._memory.forget(version)
+        log.info("model %s: serving versions %s, labels %s", name, sorted(new.versions), dict(new.labels))
 
     def _load(self, name: str, number: int) -> ServedVersion:
         tracked = self._tracked[name]

@@ -7,11 +7,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Literal, TypeVar
 
 import numpy as np
 
-from raymill.errors import DeadlineExceeded
+from raymill.errors import DeadlineExceeded, InvalidInput
 from raymill.features import Encoder, Features
 from raymill.flavors import FLAVORS
 from raymill.repo import Version, load_encoder, load_version
@@ -99,6 +100,15 @@ class ServedVersion:
     def in_memory(self) -> bool:
         return self._batcher is not None
 
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes, in the order of their scores. Raises InvalidInput without any."""
+        if self.encoder.task == "binary":
+            return ("0", "1")
+        if self.encoder.task != "multiclass":
+            model, task = self.version.manifest.model, self.encoder.task
+            raise InvalidInput(f"model {model!r} is no classifier: its task is {task}")
+        return tuple(map(str, self.encoder.classes))
+
     def drop(self) -> None:
         """Let go of the model; requests in its queue are still answered."""
         self._batcher = None
@@ -139,8 +149,29 @@ class ServedModel:
     """Versions of one model that answer requests now."""
 
     default: int
+    found: Mapping[str | int, tuple[int, ...]]
+    """By what the spec names: the versions that are served of it."""
     versions: Mapping[int, ServedVersion]
     labels: Mapping[str, int]
+
+    @classmethod
+    def of(
+        cls,
+        first: str | int,
+        found: Mapping[str | int, tuple[int, ...]],
+        loaded: Mapping[int, ServedVersion],
+        old: ServedModel | None,
+    ) -> ServedModel:
+        """Return the model; where `first` is gone, what answered who names none still does."""
+        default = old.default if old and first not in found else next(iter(found.values()))[0]
+        numbers = {default, *chain.from_iterable(found.values())}
+        labels = {str(wanted): number for wanted, (number, *_) in found.items() if is_label(wanted)}
+        return cls(default, found, {number: loaded[number] for number in numbers}, labels)
+
+    def have(self) -> str:
+        """Return what there is, for messages."""
+        labels = ", ".join(f"{label} -> {number}" for label, number in self.labels.items())
+        return f"versions: {', '.join(map(str, sorted(self.versions)))}; labels: {labels or 'none'}"
 
 
 @dataclass(slots=True)
@@ -157,11 +188,25 @@ class Tracked:
 
     spec: ModelSpec
     statuses: dict[int, VersionStatus] = field(default_factory=dict)
+    failed: dict[str | int, str] = field(default_factory=dict)
+    """By what the spec names: why it is not, or not all, as it should be."""
     unloaded: bool = False
     """Whether somebody unloaded it, so that it stays away until it is loaded again."""
 
     def newest_first(self) -> list[VersionStatus]:
         return [self.statuses[number] for number in sorted(self.statuses, reverse=True)]
+
+    def entries(self, name: str) -> list[IndexEntry]:
+        if not self.statuses:
+            reason = "; ".join(self.failed.values()) or "not loaded yet"
+            return [IndexEntry(name, None, "UNAVAILABLE", reason)]
+        return [
+            IndexEntry(
+                name, status.number, INDEX_STATES[status.state],
+                status.error or ("unloaded" if status.state == "END" else ""),
+            )
+            for status in self.newest_first()
+        ]  # fmt: skip
 
 
 def without(table: dict[str, T], name: str) -> dict[str, T]:
