@@ -28,12 +28,18 @@ class Accounts:
 
     application = "models"
 
-    def __init__(self, admits: bool) -> None:
-        self.admits, self.ongoing = admits, 0
+    def __init__(self, admits: bool, full: bool = False) -> None:
+        self.admits, self.is_full, self.ongoing = admits, full, 0
         self.told: list[tuple[str, str, bool]] = []
 
     def admit(self) -> bool:
         return self.admits
+
+    def full(self) -> bool:
+        return self.is_full
+
+    def failed(self, took_ms: float, method: str, code: str, *, broke: bool) -> None:
+        self.told.append((method, code, broke))
 
     async def enter(self) -> float:
         self.ongoing += 1
@@ -122,6 +128,13 @@ def test_a_client_that_leaves_frees_its_place() -> None:
     assert accounts.told == [(METHOD, "CANCELLED", True)]
 
 
+def test_a_full_replica_refuses_and_is_counted() -> None:
+    accounts = Accounts(admits=True, full=True)
+    assert ask(accounts, ends())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert accounts.told == [(METHOD, "RESOURCE_EXHAUSTED", False)]
+    assert accounts.ongoing == 0
+
+
 def test_what_serve_has_to_say_serve_says() -> None:
     full, other = Accounts(admits=False), Accounts(admits=True)
     assert ask(full, ends())[0] == b"Serve's"
@@ -162,7 +175,8 @@ def replica() -> Any:
             return rest | {"busy": busy.get_total(), "longest": {k: v.get_max() for k, v in longest.items()}}
 
     return types.SimpleNamespace(
-        _semaphore=Semaphore(lambda: 2), _metrics_manager=Metrics(), _route_prefix="/",
+        _semaphore=Semaphore(lambda: 2), _num_queued_requests=0, max_queued_requests=1,
+        _metrics_manager=Metrics(), _route_prefix="/",
         _deployment_id=DeploymentID("ModelServer", "models"),
     )  # fmt: skip
 
@@ -283,6 +297,10 @@ def test_a_full_replica_admits_no_more() -> None:
     async def run() -> None:
         first, _ = await accounts.enter(), await accounts.enter()
         assert not accounts.admit()
+        full._num_queued_requests = 1
+        assert accounts.full()
+        assert accounts.admit()  # and is refused at once
+        full._num_queued_requests = 0
         accounts.leave(first, "POST", "200", failed=False, broke=False)
         assert accounts.admit()
 
