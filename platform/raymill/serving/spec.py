@@ -74,6 +74,18 @@ class ModelSpec(Spec):
     """Requests of this model that one replica holds, waiting or in work; further ones get 429 or
     RESOURCE_EXHAUSTED at once, with the seconds after which to try again."""
 
+    @field_validator("serve", mode="before")
+    @classmethod
+    def _no_truths(cls, serve: Any) -> Any:
+        """Python takes true for 1."""
+        truths = [each for each in serve if isinstance(each, bool)] if isinstance(serve, list | tuple) else []
+        if truths:
+            raise ValueError(
+                f"a version is a label or a whole number, got {str(truths[0]).lower()}; "
+                "put a label of that name into quotes"
+            )
+        return serve
+
     @field_validator("serve")
     @classmethod
     def _some(cls, serve: tuple[str | int, ...]) -> tuple[str | int, ...]:
@@ -140,6 +152,17 @@ class ServeSpec(Spec):
             raise ValueError(
                 f"`replicas` is for the shapes replicated and multi_primary, got {self.replicas} with shape "
                 f"{self.shape}; set autoscaling.min_replicas and max_replicas instead"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> ServeSpec:
+        if not self.protocols and not self.grpc_protocols:
+            raise ValueError("name at least one of `protocols` or `grpc_protocols`: got none of either")
+        if self.grpc_protocols and self.port == self.grpc_port:
+            raise ValueError(
+                f"`port` and `grpc_port` must differ, got {self.port} for both; change one, or serve no gRPC "
+                "(`grpc_protocols: []`)"
             )
         return self
 
