@@ -53,6 +53,11 @@ class Cluster:
             if "RayTrainWorker" in " ".join(process.cmdline())
         ]
 
+    def end_serve(self) -> None:
+        """Shut Serve down, where it runs: the next one may listen elsewhere."""
+        done = self.run("serve", "shutdown", "--yes", "--address", self.dashboard)
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def submit(self, *command: str, timeout: float = 240) -> tuple[int, str]:
         """Submit a job as the README does; return its exit status and everything it printed."""
         line = ("ray", "job", "submit", "--working-dir", ".", "--", "python", *command)

@@ -27,7 +27,8 @@ def channel(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     toy.publish(Repository(str(cluster.storage / "bad-calls")), folder / "1", "quick")
     spec = {
         "repository": str(cluster.storage / "bad-calls"), "models": {"quick": {"serve": ["latest"]}},
-        "shape": "single", "poll_seconds": 0.5, "replica": {"max_body_bytes": LIMIT, "num_cpus": 0.25},
+        "autoscaling": {"max_replicas": 1}, "poll_seconds": 0.5,
+        "replica": {"max_body_bytes": LIMIT, "num_cpus": 0.25},
         "port": cluster.serve_port, "grpc_port": cluster.grpc_port,
     }  # fmt: skip
     (folder / "serve.yaml").write_text(yaml.safe_dump(spec))

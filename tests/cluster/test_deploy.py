@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import toy
 import yaml
-from conftest import Cluster, closing_line
+from conftest import Cluster, closing_line, free_port
 
+from raymill.errors import Conflict, Unavailable
 from raymill.repo import Repository
-from raymill.serving.deploy import document
+from raymill.serving.deploy import DeployFailed, document
+from raymill.serving.deploy import deploy as send
+from raymill.serving.running import runs
 from raymill.serving.spec import ServeSpec
 
 WAIT_S = 60.0
@@ -78,7 +83,6 @@ def test_what_cannot_be_served_changes_nothing(
 ) -> None:
     code, output = deploy()
     assert code == 0, output
-    assert replicas()
     url, before = str(closing_line(output)["url"]), replicas()
     own = {"placement": "own", "serve": [1], "own": {"num_gpus": 1}}
     refused = {
@@ -102,3 +106,59 @@ def test_what_cannot_be_served_changes_nothing(
         assert asked(url, "models/toy/versions/1/ready") == 200
         assert asked(url, "repository/models/toy/load", b"{}") == 200
         assert replicas() == before
+
+
+def test_where_serve_cannot_listen_none_is_left_and_where_it_does_stays(
+    cluster: Cluster, joined: Cluster, deploy: Deploy, spec: Callable[..., dict[str, Any]], client: Any
+) -> None:
+    def directly(**settings: Any) -> str:
+        return str(send(ServeSpec.model_validate(spec(**settings)), joined.dashboard)["url"])
+
+    cluster.end_serve()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", cluster.grpc_port))
+        taken.listen()
+        code, output = deploy()
+        assert code != 0
+        assert f"error: `grpc_port` {cluster.grpc_port} cannot be listened on at 127.0.0.1" in output
+        assert "Traceback" not in output
+    with pytest.raises(Unavailable, match=r"`host` 203\.0\.113\.9 is no address of the head node"):
+        directly(host="203.0.113.9")
+    assert not runs(client.get_serve_details())
+    url = directly()
+
+    def deployed() -> tuple[set[str], float]:
+        return replicas(), client.get_serve_details()["applications"]["models"]["last_deployed_time_s"]
+
+    before = deployed()
+    for key, other in (
+        ("host", "0.0.0.0"), ("port", free_port()), ("grpc_port", free_port()), ("grpc_protocols", []),
+        ("shape", "single"),
+    ):  # fmt: skip
+        with pytest.raises(Conflict, match=rf"`{key}` cannot become .* while Serve runs"):
+            directly(**{key: other})
+    assert (
+        replicas(),
+        client.get_serve_details()["applications"]["models"]["last_deployed_time_s"],
+    ) == before
+    directly(grpc_protocols=["grpc_health"])
+    with grpc.insecure_channel(f"127.0.0.1:{cluster.grpc_port}") as channel:
+        live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+        with pytest.raises(grpc.RpcError) as caught:
+            live(b"", timeout=10, metadata=(("application", "models"),))
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        assert check(b"", timeout=10, metadata=(("application", "models"),)) == b"\x08\x01"
+    assert asked(url, "models/toy/versions/1/ready") == 200
+
+
+def test_why_a_replica_does_not_start_is_told(joined: Cluster, spec: Callable[..., dict[str, Any]]) -> None:
+    """A flavor that is not installed here: the files are whole, and only a replica finds out."""
+    made = ServeSpec.model_validate(spec(models={"alien": {"serve": [1]}}))
+    manifest = toy.manifest("alien").model_copy(update={"flavor": "nowhere:AlienFlavor"})
+    folder = joined.storage / "alien"
+    Repository(made.repository).publish("alien", toy.stage(folder), manifest, toy.prove)
+    with pytest.raises(DeployFailed, match=r"ModelServer: .*nowhere") as caught:
+        send(made, joined.dashboard)
+    assert "\n" not in str(caught.value)
+    assert "File " not in str(caught.value)

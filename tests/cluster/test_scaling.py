@@ -32,6 +32,7 @@ from raymill.serving.ingress import LATENCIES
 from raymill.serving.proto import oip_messages_pb2 as oip
 
 QUICK = {"look_back_period_s": 10.5, "upscale_delay_s": 0, "downscale_delay_s": 3}
+ALONE = {"max_replicas": 1}
 WAIT_S = 90.0
 ROW = {"x": 1.0, "w": "a"}
 SCORE = float(
@@ -264,7 +265,9 @@ def test_a_full_replica_says_so_as_the_protocol_does_and_everything_is_in_the_lo
     deploy: Callable[..., str], cluster: Cluster
 ) -> None:
     limits = {"max_ongoing_requests": 1, "max_queued_requests": 1}
-    url = deploy(shape="single", models={"slow": {"serve": ["latest"]}}, replica=limits, access_log_every=1)
+    url = deploy(
+        autoscaling=ALONE, models={"slow": {"serve": ["latest"]}}, replica=limits, access_log_every=1
+    )
     host, port = url.removeprefix("http://").split(":")
 
     def over_http(_: int) -> tuple[int, str | None, str]:
@@ -307,7 +310,7 @@ def test_under_load_every_request_is_counted_and_latencies_by_sample(
     deploy: Callable[..., str], joined: Cluster
 ) -> None:
     """Serve's latency histograms take so many a tenth of a second; its counters take all."""
-    url = deploy(shape="single", models={"quick": {"serve": ["latest"]}}, poll_seconds=0.5)
+    url = deploy(autoscaling=ALONE, models={"quick": {"serve": ["latest"]}}, poll_seconds=0.5)
     names = ("ray_serve_num_http_requests_total", "ray_serve_http_request_latency_ms_count")
     before = {name: counted(name) for name in names}
     started = time.monotonic()
@@ -410,11 +413,19 @@ def second_node(cluster: Cluster, tmp_path: Path) -> Iterator[SecondNode]:
         kill()
 
 
+@pytest.fixture
+def end_serve(cluster: Cluster) -> Iterator[Callable[[], None]]:
+    """Returns what shuts Serve down, and does so in the end: other tests want ports on every node."""
+    yield cluster.end_serve
+    cluster.end_serve()
+
+
 def test_replicas_of_a_shape_are_on_nodes_of_their_own_and_outlive_one(
     deploy: Callable[..., str],
     cluster: Cluster,
     nodes_of: Callable[[str], list[str]],
     second_node: SecondNode,
+    end_serve: Callable[[], None],
 ) -> None:
     models = {"quick": {"serve": ["latest"]}}
     url = deploy(models=models, shape="multi_primary", replica={"num_cpus": 0.25})
@@ -424,6 +435,7 @@ def test_replicas_of_a_shape_are_on_nodes_of_their_own_and_outlive_one(
         "the second node's ingress answers nobody",
     )
     assert {ask(each, "quick") for each in (url, second_node.url) for _ in range(20)} == {200}
+    end_serve()
     deploy(models=models, shape="single", replica={"num_cpus": 0.25})
     assert len(nodes_of("ModelServer")) == 1
     deploy(models=models, shape="replicated", replica={"num_cpus": 0.25})

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from raymill.errors import Conflict, RaymillError, Unavailable
+from raymill.errors import RaymillError, Unavailable
 from raymill.serving import GRPC_PROTOCOLS
+from raymill.serving.ports import check_ports
 from raymill.serving.preflight import check, check_placement
+from raymill.serving.running import check_settled, reason, reasons, runs
 from raymill.serving.spec import ServeSpec
 
 APPLICATION = "models"
@@ -47,7 +50,7 @@ def ingress_environment() -> dict[str, str]:
 
 
 class DeployFailed(RaymillError):
-    """Serve could not bring the application up; the message is Serve's own."""
+    """Serve could not bring the application up; the message has the reason that it gave."""
 
 
 def document(spec: ServeSpec) -> dict[str, Any]:
@@ -86,59 +89,66 @@ def deploy(
 ) -> dict[str, Any]:
     """Deploy `spec` through the dashboard at `dashboard`, wait until it serves, and return where.
 
-    Nothing is sent where what is to be served is not whole, or can never be placed.
+    Nothing is sent where what is to be served is not whole, can never be placed or never be reached.
 
     Raises:
         NotFound, Corrupt: see `check`.
-        DeployFailed: Serve gave up, with its message.
-        Unavailable: see `check_placement`, or not up after `wait_s` seconds.
+        Conflict: see `check_settled`.
+        DeployFailed: Serve gave up, with the reason of those deployments that failed.
+        Unavailable: see `check_placement` and `check_ports`, or not up after `wait_s` seconds.
     """
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
     check_placement(spec)
     versions = check(spec)
     client = ServeSubmissionClient(dashboard)
-    client.deploy_applications(document(spec))
-    deadline, last = time.monotonic() + wait_s, ""
+    _send(client, spec)
+    _wait(client, dashboard, wait_s, say)
+    host = _reachable(spec.host)
+    where = {"url": f"http://{host}:{spec.port}"}
+    if spec.grpc_protocols:
+        where["grpc"] = f"{host}:{spec.grpc_port}"
+    return {**where, "models": versions}
+
+
+def _send(client: Any, spec: ServeSpec) -> None:
+    """Hand the spec to Serve, which runs afterwards if it was accepted, or ran before.
+
+    Raises as `deploy` does.
+    """
+    wanted, details = document(spec), client.get_serve_details()
+    check_settled(spec, wanted, details)
+    fresh = not runs(details)
+    if fresh:
+        check_ports(spec)
+    try:
+        client.deploy_applications(wanted)
+    except (RuntimeError, OSError) as error:  # a page or JSON with a trace, or no connection
+        if fresh:  # half started, it would hold the corrected spec to what this one said
+            with suppress(RuntimeError, OSError):
+                client.delete_applications()
+        raise DeployFailed(f"Serve did not take the deployment: {reason(str(error))}") from error
+
+
+def _wait(client: Any, dashboard: str, wait_s: float, say: Callable[[str], None]) -> None:
+    """Return once the application runs. Raises as `deploy` does."""
+    deadline, last, found = time.monotonic() + wait_s, "", {}
     while time.monotonic() < deadline:
         found = client.get_serve_details().get("applications", {}).get(APPLICATION, {})
-        status, message = found.get("status", "NOT_STARTED"), found.get("message", "")
+        status = found.get("status", "NOT_STARTED")
         if status != last:
             say(f"application {APPLICATION}: {status}")
             last = status
         if status == "RUNNING":
-            _check_http(client.get_serve_details(), spec)
-            host = _reachable(spec.host)
-            where = {"url": f"http://{host}:{spec.port}"}
-            if spec.grpc_protocols:
-                where["grpc"] = f"{host}:{spec.grpc_port}"
-            return {**where, "models": versions}
+            return
         if status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise DeployFailed(f"application {APPLICATION} did not come up: {message}")
+            raise DeployFailed(f"application {APPLICATION} did not come up: {reasons(found)}")
         time.sleep(0.5)
+    said = reasons(found)
     raise Unavailable(
-        f"application {APPLICATION} is {last} after {wait_s:.0f} s; "
+        f"application {APPLICATION} is {last} after {wait_s:.0f} s{': ' if said else ''}{said}; "
         f"see the dashboard's Serve page at {dashboard}"
     )
-
-
-def _check_http(details: dict[str, Any], spec: ServeSpec) -> None:
-    """Refuse to name an address at which nothing listens: a running Serve keeps its host and ports.
-
-    Raises:
-        Conflict: names the port that is in force.
-    """
-    ports = [("http_options", "port", spec.port)]
-    if spec.grpc_protocols:
-        ports.append(("grpc_options", "grpc_port", spec.grpc_port))
-    for options, key, wanted in ports:
-        port = (details.get(options) or {}).get("port", wanted)
-        if port != wanted:
-            raise Conflict(
-                f"the models are deployed, but Serve already listened on port {port} and cannot change "
-                f"`{key}` to {wanted} while it runs; use port {port}, or shut Serve down first "
-                "(`serve shutdown`)"
-            )
 
 
 def _reachable(host: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -60,7 +60,7 @@ class ModelServer:
             remote={name: _remote(handle) for name, handle in own.items()},
         )
         self._plane.load()
-        self._grpc: dict[str, rpc.Handler] = {}
+        self._grpc = {method.full_name: rpc.unserved(method) for method in _rpcs()}
         for name in self._spec.grpc_protocols:
             protocol = GRPC_PROTOCOLS.load(name)(self._plane)
             for method in rpc.methods(type(protocol)):
@@ -127,9 +127,13 @@ def _rpc(method: Any) -> Callable[..., Any]:
     return answer
 
 
-for _name in GRPC_PROTOCOLS:  # Serve calls the method that an RPC is named for
-    for _method in rpc.methods(GRPC_PROTOCOLS.load(_name)):
-        setattr(ModelServer, _method.name, _rpc(_method))
+def _rpcs() -> Iterator[Any]:
+    for name in GRPC_PROTOCOLS:
+        yield from rpc.methods(GRPC_PROTOCOLS.load(name))
+
+
+for _method in _rpcs():  # Serve calls the method that an RPC is named for
+    setattr(ModelServer, _method.name, _rpc(_method))
 
 
 def check_ingress() -> None:

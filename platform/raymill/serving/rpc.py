@@ -111,6 +111,21 @@ def handler(protocol: GrpcProtocol, plane: Plane, method: Any) -> Handler:
     return handle
 
 
+def unserved(method: Any) -> Handler:
+    """Return what answers a method of a protocol that the spec does not name.
+
+    A Serve that runs goes on to listen for the services that it was started with.
+    """
+    empty = message_factory.GetMessageClass(method.output_type)
+
+    async def handle(request: bytes, context: Any) -> Any:
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details(f"{method.containing_service.full_name} is not served here; see `grpc_protocols`")
+        return empty()
+
+    return handle
+
+
 def _cut(text: str) -> str:
     """Return as much of an error's text as reaches a client, which takes 8 KiB of headers in all.
 
