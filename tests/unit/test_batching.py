@@ -140,6 +140,22 @@ def test_beyond_the_queue_is_refused_at_once_with_a_time_to_come_back() -> None:
     assert [answer.tolist() for answer in answers] == [[0.0], [2.0], [4.0]]
 
 
+def test_a_request_larger_than_a_batch_is_one_call_of_the_time_to_come_back() -> None:
+    async def ask() -> float:
+        found = batcher(Model(seconds=0.1), max_queued=3, max_rows=4)
+        waiting = [asyncio.create_task(found.predict(rows(*range(4000)))) for _ in range(3)]
+        await waiting[0]
+        waiting.append(asyncio.create_task(found.predict(rows(1))))
+        await asyncio.sleep(0.02)
+        with pytest.raises(Exhausted) as refused:
+            await found.predict(rows(9))
+        await asyncio.gather(*waiting)
+        assert (found._rows, found._alone, found._alone_rows) == (0, 0, 0)
+        return refused.value.retry_after_s
+
+    assert 0.15 < asyncio.run(ask()) < 0.5
+
+
 def test_a_deadline_ends_the_wait_and_the_work_is_never_begun() -> None:
     model = Model(seconds=0.3)
 

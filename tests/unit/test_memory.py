@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import toy
 
-from raymill.errors import Corrupt
+from raymill.errors import Corrupt, Unavailable
 from raymill.repo import Repository
 from raymill.serving.memory import Memory
 from raymill.serving.plane import Plane
 from raymill.serving.spec import ModelSpec
+from raymill.storage import Location
 
 ONE = {"x": [3.0], "w": ["a"]}
 NAMES = ("a", "b", "c")
@@ -60,6 +61,23 @@ def test_what_does_not_come_back_whole_is_refused(plane: Plane, tmp_path: Path) 
     with pytest.raises(Corrupt, match="SHA-256"):
         ask(plane, "a")
     ask(plane, "b")
+
+
+def test_what_cannot_be_reached_now_may_be_asked_again(
+    plane: Plane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").rename(tmp_path / "away")
+    with pytest.raises(Unavailable, match="try again"):
+        ask(plane, "a")
+    (tmp_path / "away").rename(tmp_path / "models")
+    with monkeypatch.context() as patched:
+        patched.setattr(Location, "read_bytes", lambda _: (_ for _ in ()).throw(OSError("timed out")))
+        with pytest.raises(Unavailable, match="timed out; try again"):
+            ask(plane, "a")
+    ask(plane, "a")
+    (tmp_path / "models/b/1/model.json").unlink()
+    with pytest.raises(Corrupt, match="is missing"):
+        ask(plane, "b")
 
 
 def test_one_larger_than_the_budget_is_kept_alone(tmp_path: Path) -> None:

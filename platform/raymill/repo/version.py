@@ -12,10 +12,10 @@ import numpy as np
 from pyarrow.fs import FileType
 
 from raymill.config import Spec
-from raymill.errors import Corrupt, InvalidInput
+from raymill.errors import Corrupt, InvalidInput, NotFound, Unavailable
 from raymill.features import Encoder
 from raymill.flavors import FLAVORS, Predictor
-from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, FileEntry, Golden
+from raymill.repo.manifest import ENCODER_FILE, GOLDEN_FILE, MANIFEST_FILE, FileEntry, Golden
 from raymill.repo.repository import Version
 from raymill.scratch import scratch
 from raymill.storage import Location
@@ -48,12 +48,16 @@ def fetch(version: Version, directory: Path, only: str | None = None) -> Path:
 
     Raises:
         Corrupt: a file is missing, or its bytes are not those that were published.
+        Unavailable: the storage cannot be read now.
     """
     for entry in version.manifest.files:
         if only is not None and entry.path != only:
             continue
         source = _source(version, entry)
-        data = source.read_bytes()
+        try:
+            data = source.read_bytes()
+        except (OSError, NotFound) as error:  # NotFound: it was there just before
+            raise Unavailable(f"{source.uri!r} cannot be read now: {error}; try again") from error
         _check_hash(source, hashlib.sha256(data).hexdigest(), entry)
         target = directory / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +86,14 @@ def _source(version: Version, entry: FileEntry) -> Location:
     if not entry.path or ".." in entry.path.split("/") or entry.path.startswith("/"):
         raise Corrupt(f"manifest of {version.location.uri!r} names {entry.path!r}, which leaves its folder")
     source = version.location / entry.path
-    if source.info().type != FileType.File:
+    try:
+        there = source.info().type == FileType.File
+        whole = there or (version.location / MANIFEST_FILE).exists()
+    except OSError as error:
+        raise Unavailable(f"{source.uri!r} cannot be read now: {error}; try again") from error
+    if not whole:  # damage rarely takes both, and a disk or a share that is away does
+        raise Unavailable(f"neither {source.uri!r} nor its version's manifest is there now; try again")
+    if not there:
         raise Corrupt(f"{source.uri!r} is missing; the version is damaged, publish it again")
     return source
 

@@ -56,6 +56,8 @@ class Batcher:
         self._statistics = statistics
         self._waiting: deque[_Waiting] = deque()
         self._rows = self._live = 0
+        self._alone = self._alone_rows = 0  # of those that wait, the ones larger than a batch
+        self._under_way = 0
         self._next: asyncio.Handle | None = None
         self._busy = self._crowded = False
         self._seconds: dict[int, float] = {}  # what a call took lately, by the bits of its number of rows
@@ -82,7 +84,7 @@ class Batcher:
         rows = len(features)
         waiting = _Waiting(features, rows, loop.create_future(), input_ns, time.perf_counter_ns())
         self._waiting.append(waiting)
-        self._rows += rows
+        self._count(rows, 1)
         self._live += 1
         timer = loop.call_later(timeout_s, _expire, waiting, timeout_s) if timeout_s is not None else None
         self._schedule(loop)
@@ -113,8 +115,7 @@ class Batcher:
         """
         now = len(self._waiting)
         quiet = 0 if now > before else quiet + 1
-        size = self._rows.bit_length()
-        likely_s = max((took for of, took in self._seconds.items() if of <= size), default=0.0)
+        likely_s = self._likely_s(self._rows, 0.0)
         if self._rows < self._spec.max_rows and quiet < min(likely_s / TURN_S, MAX_TURNS):
             self._next = loop.call_soon(self._gather, loop, now, quiet)
         else:
@@ -125,7 +126,7 @@ class Batcher:
         batch = self._take()
         if not batch:
             return
-        self._crowded = len(batch) > 1
+        self._crowded, self._under_way = len(batch) > 1, sum(waiting.rows for waiting in batch)
         features = Features.concatenate([waiting.features for waiting in batch])
         if self._seconds.get(len(features).bit_length(), math.inf) <= INLINE_S:
             self._finish(loop, batch, *self._call(features))
@@ -150,7 +151,7 @@ class Batcher:
             if batch and rows + first.rows > self._spec.max_rows:
                 break
             self._waiting.popleft()
-            self._rows -= first.rows
+            self._count(first.rows, -1)
             if not first.future.done():
                 batch.append(first)
                 rows += first.rows
@@ -193,9 +194,23 @@ class Batcher:
         self._schedule(loop)
 
     def _drain_s(self) -> float:
-        """Return about how long the queue needs to empty."""
-        calls = math.ceil(self._rows / self._spec.max_rows) + 1
-        return max(MIN_RETRY_S, calls * max(self._seconds.values(), default=MIN_RETRY_S))
+        """Return about how long the queue needs to empty: a larger request than a batch is one call."""
+        alone, batches = self._alone, math.ceil((self._rows - self._alone_rows) / self._spec.max_rows)
+        wait_s = self._likely_s(self._under_way) + batches * self._likely_s(self._spec.max_rows)
+        if alone:
+            wait_s += alone * self._likely_s(self._alone_rows // alone)
+        return max(MIN_RETRY_S, wait_s)
+
+    def _likely_s(self, rows: int, default: float = MIN_RETRY_S) -> float:
+        size = rows.bit_length()
+        return max((took for of, took in self._seconds.items() if of <= size), default=default)
+
+    def _count(self, rows: int, one: int) -> None:
+        """Count a request that comes to wait, or, with `one` -1, that waits no more."""
+        self._rows += one * rows
+        if rows > self._spec.max_rows:
+            self._alone += one
+            self._alone_rows += one * rows
 
 
 def _expire(waiting: _Waiting, timeout_s: float) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import ray
@@ -28,7 +30,7 @@ from raymill.serving.model_host import ModelHost
 from raymill.serving.plane import Plane
 from raymill.serving.preflight import check, check_placement, replicas_by_node
 from raymill.serving.ray_metrics import Exporter
-from raymill.serving.ray_overrides import ClusterOverrides
+from raymill.serving.ray_overrides import ClusterOverrides, override_of
 from raymill.serving.served import RemotePredict
 from raymill.serving.spec import ModelSpec, ServeSpec
 
@@ -43,23 +45,26 @@ class ModelServer:
     Args:
         spec: A ServeSpec as JSON.
         own: By model, a handle to the replicas of those with `placement: own`.
+        token: Names the deployment, of which this may be a later replica.
     """
 
-    def __init__(self, spec: dict[str, Any], own: dict[str, DeploymentHandle]) -> None:
+    def __init__(self, spec: dict[str, Any], own: dict[str, DeploymentHandle], token: str) -> None:
         self._spec = ServeSpec.model_validate(spec)
         check_ingress()
         write_logs(DEPLOYMENT)
         budget = self._spec.replica.memory_budget_mb
         metrics = RequestMetrics(self._spec.access_log_every)
+        overrides = ClusterOverrides(token, _running)
         self._plane = Plane(
             Repository(self._spec.repository),
             self._spec.models,
-            overrides=ClusterOverrides(self._spec, _running),
+            overrides=overrides,
             memory=Memory(None if budget is None else int(budget * 1e6)),
             metrics=metrics,
             remote={name: _remote(handle) for name, handle in own.items()},
         )
         self._plane.load()
+        overrides.forget_others()  # now, because one that does not come up must leave the one before whole
         self._grpc = {method.full_name: rpc.unserved(method) for method in _rpcs()}
         for name in self._spec.grpc_protocols:
             protocol = GRPC_PROTOCOLS.load(name)(self._plane)
@@ -177,7 +182,12 @@ def build(spec: ServeSpec) -> Application:
         check(spec)
     except RaymillError as error:
         raise RayServeException(str(error)) from error
-    own = {name: _own(name, model, spec) for name, model in spec.models.items() if model.placement == "own"}
+    token = uuid.uuid4().hex
+    own = {
+        name: _own(name, model, spec, token)
+        for name, model in spec.models.items()
+        if model.placement == "own"
+    }
     deployment = serve.deployment(
         serve.ingress()(ModelServer),
         name=DEPLOYMENT,
@@ -188,10 +198,10 @@ def build(spec: ServeSpec) -> Application:
         logging_config={"enable_access_log": False},
         **_replicas(spec),
     )
-    return deployment.bind(spec.model_dump(mode="json"), own)
+    return deployment.bind(spec.model_dump(mode="json"), own, token)
 
 
-def _own(name: str, model: ModelSpec, spec: ServeSpec) -> Application:
+def _own(name: str, model: ModelSpec, spec: ServeSpec, token: str) -> Application:
     deployment = serve.deployment(
         ModelHost,
         name=f"{DEPLOYMENT}-{name}",
@@ -201,7 +211,8 @@ def _own(name: str, model: ModelSpec, spec: ServeSpec) -> Application:
         max_queued_requests=spec.replica.max_queued_requests,
         logging_config={"enable_access_log": False},
     )
-    return deployment.bind(spec.repository, name, model.model_dump(mode="json"), spec.poll_seconds)
+    override = partial(override_of, token, name)
+    return deployment.bind(spec.repository, name, model.model_dump(mode="json"), spec.poll_seconds, override)
 
 
 def _replicas(spec: ServeSpec) -> dict[str, Any]:
