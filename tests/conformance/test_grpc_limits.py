@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +55,6 @@ ONE = np.ones(1, np.float32).tobytes()
 
 @pytest.mark.parametrize("rows", [30_000_000, 400_000_000, 2**40, 2**62, 2**63 - 1])
 def test_a_few_bytes_are_not_filled_up_to_gigabytes(ask: Ask, rows: int) -> None:
-    started = time.monotonic()
     for request in (
         filled(rows, float_val=[ONE]), filled(rows), filled(rows, "string", string_val=[b"a"]),
         filled(rows, "string"), filled(rows, "int64", int64_val=[b"\1"]),
@@ -64,7 +62,6 @@ def test_a_few_bytes_are_not_filled_up_to_gigabytes(ask: Ask, rows: int) -> None
         message = refused(ask, "INVALID_ARGUMENT", *request)
         assert "at most 22,369,621 are filled up" in message, message  # a third: the model has three inputs
         assert f"[{rows}]" in message
-    assert time.monotonic() - started < 3
 
 
 def test_a_shape_with_a_negative_size_is_named(ask: Ask) -> None:

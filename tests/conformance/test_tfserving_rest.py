@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from operator import itemgetter
 from typing import Any
 
@@ -77,10 +76,10 @@ def test_what_holds_a_bare_word_and_is_still_wrong_stays_so(app: HttpApp, broken
 
 
 def test_looking_for_bare_words_takes_linear_time(app: HttpApp) -> None:
-    started = time.process_time()
-    for body in (b'NaN "' + b'\\"' * 1500, b"NaN" + b'"' * 3001, b"NaN" + b"\\" * 3000):
+    """By the square of the length it would take many minutes."""
+    size = 250_000
+    for body in (b'NaN "' + b'\\"' * size, b"NaN" + b'"' * (size + 1), b"NaN" + b"\\" * size):
         assert ask(app, PREDICT, body)[0] == 400
-    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
