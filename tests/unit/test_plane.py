@@ -15,6 +15,7 @@ import toy
 
 from raymill.errors import Corrupt, InvalidInput, NotFound, Unavailable
 from raymill.repo import Repository
+from raymill.serving.following import follow
 from raymill.serving.plane import Answer, Plane
 from raymill.serving.spec import ModelSpec
 
@@ -295,3 +296,11 @@ def test_what_goes_on_being_wrong_is_logged_once(
     for _ in range(3):
         found.refresh()
     assert sum("going on with what is loaded" in record.message for record in caplog.records) == 1
+
+
+def test_what_was_served_stays_where_nothing_is_there_any_more(repository: Repository) -> None:
+    """Then it is rather the storage that is away; the error is told all the same."""
+    before = {"stable": (1,), 2: (2,)}
+    found, failed = follow(repository, "gone", ("stable", 2), before, lambda number: None)
+    assert found == before
+    assert {*failed} == {"stable", 2}
