@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -218,6 +219,16 @@ def test_a_model_on_its_own_comes_back_from_no_replica(
     assert ask(url, "slow") == 200
     assert len(nodes_of("ModelServer-slow")) == 1
     until(lambda: not nodes_of("ModelServer-slow"), "the replica stays once it is idle again")
+    hurried = urllib.request.Request(
+        f"{url}/v1/models/slow:predict",
+        json.dumps({"instances": [ROW]}).encode(),
+        {"X-Request-Timeout-Seconds": "0.3"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as late:
+        urllib.request.urlopen(hurried, timeout=30)
+    late.value.close()
+    assert late.value.code == 504
+    until(lambda: bool(nodes_of("ModelServer-slow")), "one who could not wait woke nobody", 10)
 
 
 def counted(name: str) -> Counter[tuple[str, ...]]:

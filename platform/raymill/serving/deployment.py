@@ -35,6 +35,9 @@ from raymill.serving.served import RemotePredict
 from raymill.serving.spec import ModelSpec, ServeSpec
 
 DEPLOYMENT = "ModelServer"
+DEMAND = {"metrics_interval_s": 1.0}
+"""How often a replica tells of requests that wait for a model's own ones. By Ray's 10 s, a model that had
+replicas until lately and has none now comes back so much later."""
 
 log = logging.getLogger(__name__)
 
@@ -158,9 +161,21 @@ def check_ingress() -> None:
 
 
 def _remote(handle: DeploymentHandle) -> RemotePredict:
+    waking: set[asyncio.Future[None]] = set()
+
+    def wake() -> None:
+        """Have a replica come up, if there is none: who gave up took back what would have started it."""
+        if not waking:
+            task = asyncio.ensure_future(_awake(handle))
+            waking.add(task)
+            task.add_done_callback(waking.discard)
+
     async def predict(number: int, features: Features, timeout_s: float | None) -> Any:
         try:
             answer = await handle.predict.remote(number, features.numeric_NF, features.codes_NC, timeout_s)
+        except asyncio.CancelledError:
+            wake()
+            raise
         except BackPressureError as error:
             raise Exhausted("the model's own replicas have as many requests as may wait", 1.0) from error
         if isinstance(answer, RaymillError):
@@ -168,6 +183,13 @@ def _remote(handle: DeploymentHandle) -> RemotePredict:
         return answer
 
     return predict
+
+
+async def _awake(handle: DeploymentHandle) -> None:
+    try:
+        await handle.wake.remote()
+    except Exception as error:  # full, or it cannot start: whoever asks next is told
+        log.warning("a model's own replicas did not come up: %r", error)
 
 
 def build(spec: ServeSpec) -> Application:
@@ -206,7 +228,7 @@ def _own(name: str, model: ModelSpec, spec: ServeSpec, token: str) -> Applicatio
         ModelHost,
         name=f"{DEPLOYMENT}-{name}",
         ray_actor_options={"num_cpus": model.own.num_cpus, "num_gpus": model.own.num_gpus},
-        autoscaling_config=model.own.autoscaling.model_dump(exclude_none=True),
+        autoscaling_config=model.own.autoscaling.model_dump(exclude_none=True) | DEMAND,
         max_ongoing_requests=spec.replica.max_ongoing_requests,
         max_queued_requests=spec.replica.max_queued_requests,
         logging_config={"enable_access_log": False},

@@ -70,6 +70,9 @@ class ModelHost:
         except RaymillError as error:
             return error
 
+    async def wake(self) -> None:
+        """Do nothing, in a replica that is up."""
+
     async def check_health(self) -> None:
         """Raise, so that Serve replaces this replica, if it no longer follows the labels."""
         if self._follower.done():
